@@ -1,0 +1,125 @@
+"""YAML files to frozen values: unknown keys, wrong types and wrong ranges are refused with one sentence.
+
+`MethodConfig` holds every choice of the method (arXiv 2511.17201); configs/paper.yaml sets all of them to the authors'.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from casam_fed.errors import ConfigError
+
+__all__ = ["STRICT", "MethodConfig", "from_mapping", "read_yaml"]
+
+STRICT = ConfigDict(extra="forbid", strict=False)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, config=STRICT)
+class MethodConfig:
+    """How a task is learned, routed and scored.
+
+    Attributes:
+        backbone: name in the catalogue.
+        device: auto, cuda, mps or cpu.
+        threads: CPU threads of torch; part of what makes a run repeatable to the bit.
+        fit: pad (as SAM was trained) or stretch (as the authors do).
+        score_at: metrics at the source resolution, or at the backbone's square as the authors do.
+        unit: one box per class, or one per instance.
+        start: identity (ours) or paper (fresh layer ending in a LayerNorm).
+        blocks: residual blocks of the alignment layer.
+        epochs, min_steps: train for whichever is longer.
+        batch_size: images per step.
+        masks_per_image: masks drawn per image and step.
+        learning_rate: of Adam, without a schedule.
+        box_jitter: each side of a training box moves by up to this many pixels of a 1024 px square; other squares scale it.
+        router: what routes when a user asks for masks; reports always show both.
+        vae_sampled: score with a sampled latent as the released code does, instead of its mean.
+        folds, folds_by, percentile: calibration of the thresholds on held-out scores.
+        min_train_images: fewest training images that a class must appear in.
+    """
+
+    backbone: str = "mini"
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    fit: Literal["pad", "stretch"] = "pad"
+    score_at: Literal["source", "square"] = "source"
+    unit: Literal["class", "instance"] = "class"
+    start: Literal["identity", "paper"] = "identity"
+    blocks: Annotated[int, Field(ge=1, le=16)] = 3
+    epochs: Annotated[int, Field(ge=1)] = 24
+    min_steps: Annotated[int, Field(ge=0)] = 400
+    batch_size: Annotated[int, Field(ge=1)] = 6
+    masks_per_image: Annotated[int, Field(ge=1)] = 5
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    box_jitter: Annotated[float, Field(ge=0)] = 5.0
+    router: Literal["gaussian", "vae"] = "gaussian"
+    vae_sampled: bool = False
+    folds: Annotated[int, Field(ge=2)] = 5
+    folds_by: Literal["patient", "image"] = "patient"
+    percentile: Annotated[float, Field(ge=50, le=100)] = 97.0
+    min_train_images: Annotated[int, Field(ge=1)] = 2
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not hold a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no file {path}; give the path of a YAML file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}; give a readable YAML file") from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" near line {place.line + 1}" if place else ""
+        raise ConfigError(f"{path} is not valid YAML{line}; mend it there") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not keys and values; write `key: value` lines")
+    return content
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build a configuration dataclass from outside values; `where` names their origin in the message.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest valid one), a missing key, or a value of the wrong type or range.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(dict(values))
+    except ValidationError as error:
+        raise ConfigError(_sentence(kind, error, where)) from error
+
+
+def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        key = str(first["loc"][-1])
+        near = difflib.get_close_matches(key, _known_keys(kind), n=1, cutoff=0.0)
+        hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
+        return f"unknown key '{path}' in {where}{hint}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"key '{path}' is missing in {where}; add it"
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return f"'{path}' in {where} cannot be {first['input']!r}: {reason}; mend that value"
+
+
+def _known_keys(kind: Any) -> list[str]:
+    """Return the keys of a dataclass and of every dataclass reachable through its fields."""
+    if is_dataclass(kind):
+        names = [field.name for field in fields(kind)]
+        return names + [name for field in fields(kind) for name in _known_keys(field.type)]
+    return [name for part in get_args(kind) for name in _known_keys(part)]

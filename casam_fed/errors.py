@@ -1,0 +1,58 @@
+"""What casam-fed raises on bad input: one sentence that names the cause and the mend.
+
+Every command line catches `CasamError`, prints its message and exits with code 1. Anything else that escapes is a defect
+of ours and keeps its traceback.
+"""
+
+__all__ = [
+    "BackboneError",
+    "BankError",
+    "CasamError",
+    "ConfigError",
+    "DataError",
+    "ExchangeError",
+    "ReleaseError",
+    "SimulationError",
+    "StorageError",
+    "TrainingError",
+]
+
+
+class CasamError(Exception):
+    """Base of all errors a user can mend; `str(error)` is what the user reads."""
+
+
+class ConfigError(CasamError):
+    """A YAML file or a run option is wrong."""
+
+
+class DataError(CasamError):
+    """Images or masks are missing, unreadable or do not fit together."""
+
+
+class BackboneError(CasamError):
+    """A backbone is unknown, absent, or its checkpoint is not the pinned one."""
+
+
+class StorageError(CasamError):
+    """A file could not be written or read back whole."""
+
+
+class TrainingError(CasamError):
+    """Training cannot go on, or a checkpoint belongs to another run."""
+
+
+class ReleaseError(CasamError):
+    """Bytes offered as a release do not follow the release schema."""
+
+
+class BankError(CasamError):
+    """The bank refuses an operation or finds itself damaged."""
+
+
+class ExchangeError(CasamError):
+    """A message from the other side is not what was agreed."""
+
+
+class SimulationError(CasamError):
+    """A simulated federation did not finish."""
