@@ -1,0 +1,1 @@
+"""Readers of datasets, patient-wise splits, and the prompts that stand in for a user. Imports no torch."""
