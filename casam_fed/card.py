@@ -1,0 +1,91 @@
+"""The card of a release: what a task is and how it was learned, in words a person can check.
+
+A card holds no path, no file name, no patient and no free text; counts are rounded down to a coarse grid.
+"""
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from casam_fed.config import STRICT
+from casam_fed.errors import ReleaseError
+
+__all__ = ["Card", "Slug", "bucketed", "card_json", "parse_card"]
+
+SCHEMA_VERSION = 1
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Label = Annotated[str, Field(pattern=r"^[\w &+./()-]{0,64}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Scalar = bool | int | float | Annotated[str, Field(pattern=r"^[a-z_]{0,32}$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Card:
+    """What accompanies the tensors of a release.
+
+    Attributes:
+        site, task: names, lower case letters, digits, dots, dashes and underscores.
+        modality, classes, unit: what is segmented, and whether a prompt boxes a class or an instance.
+        images, patients: training counts, rounded down by `bucketed`.
+        backbone, backbone_digest, channels: the frozen SAM the layer belongs to.
+        blocks, start: geometry of the alignment layer.
+        hyperparameters: the method's choices, flat.
+        seed: of training and calibration.
+        schema_version: of card and tensors.
+    """
+
+    site: Slug
+    task: Slug
+    modality: Label
+    classes: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)]
+    unit: Literal["class", "instance"]
+    images: Annotated[int, Field(ge=0)]
+    patients: Annotated[int, Field(ge=0)]
+    backbone: Slug
+    backbone_digest: Digest
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    blocks: Annotated[int, Field(ge=1, le=16)]
+    start: Literal["identity", "paper"]
+    hyperparameters: Annotated[dict[Slug, Scalar], Field(max_length=64)]
+    seed: int
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+def bucketed(count: int) -> int:
+    """Return a count rounded down to one significant digit of steps 1, 2, 5 (e.g. 37 -> 20, 583 -> 500)."""
+    largest = 0
+    step = 1
+    while step <= count:
+        for factor in (1, 2, 5):
+            if step * factor <= count:
+                largest = step * factor
+        step *= 10
+    return largest
+
+
+def card_json(card: Card) -> str:
+    """Return the one canonical JSON text of a card: sorted keys, no spaces, ASCII."""
+    plain = TypeAdapter(Card).dump_python(card, mode="json")
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def parse_card(text: str) -> Card:
+    """Parse a card from outside.
+
+    Raises:
+        ReleaseError: not JSON, not exactly the fields of a card, out of range, or not in canonical form.
+    """
+    try:
+        card = TypeAdapter(Card).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the top"
+        raise ReleaseError(
+            f"the release's card is not valid at {place}: {first['msg'].lower()}; make it again"
+        ) from error
+    if card_json(card) != text:
+        raise ReleaseError("the release's card is not in canonical form; make it with the same version of casam-fed")
+    return card
