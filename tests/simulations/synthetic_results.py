@@ -1,0 +1,122 @@
+"""A seeded results dictionary of the shape that the aggregator writes, with believable numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from casam_fed.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
+
+NAMES = ("histology", "fluorescence", "tissue", "brightfield", "endoscopy", "ct", "mr", "ultrasound", "x-ray")
+
+
+def _report(
+    rng: np.random.Generator, iou: float, chosen: dict[str, int], strengths: np.ndarray | None = None
+) -> dict[str, Any]:
+    bins = (
+        ()
+        if strengths is None
+        else np.bincount(np.digitize(strengths, STRENGTH_EDGES), minlength=len(STRENGTH_EDGES) + 1)
+    )
+    scores = dict(zip(METRICS, np.clip([iou, iou**0.7, iou * 0.6, iou * 0.5], 0, 1).tolist(), strict=True))
+    counts = {name: count for name, count in chosen.items() if count}
+    images = sum(counts.values())
+    RouteReport(images, scores, counts, tuple(int(count) for count in bins), int(rng.integers(images + 1)))
+    return {
+        "images": images,
+        "scores": scores,
+        "chosen": counts,
+        "strengths": [int(count) for count in bins],
+        "decoded": int(rng.integers(images + 1)),
+    }
+
+
+def _task_reports(
+    rng: np.random.Generator, tasks: list[str], stage: int, number: int, numbers: dict[str, Any], without: bool
+) -> dict[str, Any]:
+    """Reports of task `number` after `stage`; unknown images score as plain SAM does."""
+    images, zero, own = numbers["images"][number], numbers["zero"][number], numbers["own"][number]
+    admitted = number <= stage
+    lost = int(rng.integers(0, 2)) if admitted else 0
+    other = tasks[(number + 1) % (stage + 1)]
+    chosen = {tasks[number]: images - lost, "unknown": lost} if admitted else {"unknown": images - 1, other: 1}
+    share = (images - lost) / images if admitted else 0
+    routed = zero + (own - zero) * share
+    known, far = rng.normal(0.1, 0.5, images), rng.normal(2.5, 1.5, images)
+    strengths = known if admitted else far
+    result = {
+        "zero_shot": _report(rng, zero, {"unknown": images}),
+        "oracle": _report(rng, own if admitted else zero, {tasks[number] if admitted else "unknown": images}),
+        "gaussian": _report(rng, routed, chosen, strengths),
+        "vae": _report(rng, routed * 0.95, chosen, strengths + rng.normal(0, 0.8, images)),
+        "without": {},
+        "seconds": float(rng.uniform(1, 5)),
+    }
+    for left_out in tasks if without else ():
+        out = left_out == tasks[number]
+        missed = images // 3 if len(tasks) > 1 else 0
+        where = {"unknown": images - missed, other: missed} if out else chosen
+        values = far if out else known
+        result["without"][left_out] = {
+            "gaussian": _report(rng, zero * 1.1 if out else routed, where, values),
+            "vae": _report(rng, zero if out else routed * 0.95, where, values + rng.normal(0, 1, images)),
+        }
+    return result
+
+
+def synthetic_results(
+    task_count: int, seeds: int = 1, without: bool = True, long_names: bool = False
+) -> dict[str, Any]:
+    """Return results of `task_count` (1 to 9) tasks and `seeds` seeds."""
+    tasks = [f"university-hospital-of-{name}-department-2" if long_names else name for name in NAMES[:task_count]]
+    sites = [f"{task}-lab" for task in tasks]
+    rng = np.random.default_rng(task_count)
+    numbers = {
+        "images": rng.integers(3, 20, task_count).tolist(),
+        "zero": rng.uniform(0.1, 0.4, task_count).tolist(),
+    }
+    runs = {}
+    for seed in range(seeds):
+        numbers["own"] = [min(0.97, zero + 0.3 + float(rng.uniform(-0.02, 0.25))) for zero in numbers["zero"]]
+        stages = []
+        for stage, joined in enumerate(tasks):
+            last = without and stage == task_count - 1
+            reports = {
+                task: _task_reports(rng, tasks, stage, number, numbers, last) for number, task in enumerate(tasks)
+            }
+            stages.append({"task": joined, "reports": reports})
+        seconds = {
+            site: dict(zip(("encode", "train", "route", "evaluate"), rng.uniform(1, 60, 4).tolist(), strict=True))
+            for site in sites
+        }
+        runs[str(seed)] = {
+            "bank_digest": rng.bytes(32).hex(),
+            "bytes_up": dict.fromkeys(sites, 3_900_000 + seed),
+            "bytes_down": dict.fromkeys(sites, 3900000 * task_count),
+            "seconds": {"total": 190.0 + seed, **seconds},
+            "notes": {
+                site: (["2 of 12 test images have an empty mask"] if number == 0 else [])
+                for number, site in enumerate(sites)
+            },
+            "counts": {
+                site: {"train": 4 * images, "test": images}
+                for site, images in zip(sites, numbers["images"], strict=True)
+            },
+            "stages": stages,
+        }
+    return {
+        "stream": "synthetic",
+        "sites": sites,
+        "tasks": tasks,
+        "config": {
+            "backbone": "mini",
+            "unit": "class",
+            "score_at": "source",
+            "learning_rate": 1e-3,
+            "router": "gaussian",
+        },
+        "versions": {"casam-fed": "0.1.0", "python": "3.12.1", "torch": "2.13.0"},
+        "backbone": {"name": "mini", "digest": rng.bytes(32).hex()},
+        "seeds": runs,
+        "seconds": {"total": 200.0 * seeds},
+        "peak_rss_mb": 1834.2,
+    }
