@@ -1,0 +1,92 @@
+"""From scores to routes: which task of the bank claims an image, or `unknown` when none does (arXiv 2511.17201)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from casam_fed.errors import DataError
+from casam_fed.routing.calibration import Threshold
+
+__all__ = ["UNKNOWN", "Router", "RouterKind", "Routes", "route"]
+
+RouterKind = Literal["gaussian", "vae"]
+
+UNKNOWN = -1
+"""The task number of an image that no task claims; it takes the identity."""
+
+_TIE = 1e-6
+"""Scores this close to the minimum, relative to it, count as equal: above the rounding of either router."""
+
+_SPREAD = 1e-9
+"""Least distance, relative, between median and threshold when a strength is computed: identical held-out scores."""
+
+
+class Router(Protocol):
+    """Scores features against every task of a bank."""
+
+    @property
+    def task_count(self) -> int:
+        """Number of tasks T."""
+        ...
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return float64 [B, T] for pooled embeddings [B, C]; low means near."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """Where each of B images goes.
+
+    Attributes:
+        task: int64 [B], the task that claims the image, or `UNKNOWN` (-1).
+        nearest: int64 [B], the task of the lowest score whether it claims the image or not; -1 in an empty bank.
+        strength: float64 [B], of "unknown": (score - median) / (threshold - median) of the nearest task; 0 for a typical
+            image of that task, 1 at its threshold, comparable between tasks; infinite in an empty bank.
+    """
+
+    task: Tensor
+    nearest: Tensor
+    strength: Tensor
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
+    """Send every image to the task of its lowest score, or to `unknown` where that score exceeds the task's threshold.
+
+    Scores that agree with the lowest within 1e-6 (relative) are a tie, and the first task wins it, so that rounding,
+    which may depend on the batch, the machine or the number of threads, does not decide between equal tasks.
+
+    Args:
+        scores: floating-point [B, T], of a router; T = 0 makes every image unknown.
+        thresholds: of the same router, one per task in the same order.
+
+    Raises:
+        DataError: the shapes do not fit, or a score is NaN.
+    """
+    if scores.ndim != 2 or scores.shape[1] != len(thresholds):
+        raise DataError(
+            f"scores of shape {tuple(scores.shape)} came with {len(thresholds)} thresholds;"
+            " pass [images, tasks] and one threshold per task"
+        )
+    values = scores.detach().to("cpu", torch.float64)
+    if torch.isnan(values).any():
+        raise DataError("a router's score is NaN; check the image's embedding and the digests of the bank's entries")
+    images, tasks = values.shape
+    if tasks == 0:
+        nobody = torch.full((images,), UNKNOWN, dtype=torch.int64)
+        return Routes(nobody, nobody.clone(), torch.full((images,), torch.inf, dtype=torch.float64))
+    lowest = values.min(dim=1, keepdim=True).values
+    tied = values <= lowest + _TIE * lowest.abs()
+    nearest = tied.to(torch.int64).argmax(dim=1)
+    score = values.gather(1, nearest[:, None]).squeeze(1)
+    limits = torch.tensor([[item.median, item.value] for item in thresholds], dtype=torch.float64)[nearest]
+    median, value = limits.unbind(1)
+    spread = torch.maximum(value - median, _SPREAD * value.abs().clamp(min=1.0))
+    task = torch.where(score > value, torch.full_like(nearest, UNKNOWN), nearest)
+    return Routes(task=task, nearest=nearest, strength=(score - median) / spread)

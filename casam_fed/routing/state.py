@@ -1,0 +1,210 @@
+"""What a site trains and releases to be found by: both routers of one task, their thresholds, and their tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from casam_fed.errors import CasamError, ReleaseError
+from casam_fed.routing.calibration import Threshold, calibrate, plan_folds
+from casam_fed.routing.features import checked_features
+from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics
+from casam_fed.routing.route import Router, RouterKind
+from casam_fed.routing.vae import VAEScorer, train_vae, vae_shapes
+
+__all__ = [
+    "RouterOptions",
+    "RouterState",
+    "build_router",
+    "expected_router_shapes",
+    "fit_routers",
+    "router_state_from",
+    "router_tensors",
+]
+
+_KINDS: tuple[RouterKind, ...] = ("gaussian", "vae")
+"""Rows of `router.thresholds`, in this order."""
+
+_ROUNDING = 1e-9
+"""Relative to the largest entry, how unsymmetric or negative a released covariance may be through rounding alone."""
+
+
+@dataclass(frozen=True)
+class RouterOptions:
+    """How the routers of a task are trained and calibrated.
+
+    Attributes:
+        seed: of the VAE and of the folds.
+        folds: number of folds for the thresholds.
+        percentile: of the held-out scores, in [50, 100].
+        grouped: folds by patient; False for folds over images (preset `paper`).
+        vae_epochs, vae_batch_size, vae_lr: training of the VAE.
+        vae_sampled: sample the VAE's latent when scoring (preset `paper`); its threshold then fits a sampling scorer.
+    """
+
+    seed: int = 0
+    folds: int = 5
+    percentile: float = 97.0
+    grouped: bool = True
+    vae_epochs: int = 10
+    vae_batch_size: int = 6
+    vae_lr: float = 5e-4
+    vae_sampled: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class RouterState:
+    """Both routers of one task with their thresholds.
+
+    Attributes:
+        gaussian: raw statistics of the training images.
+        vae: state dict of the task's VAE, float32, names and shapes of `vae_shapes`.
+        thresholds: of both routers; the gaussian's holds for the background it was calibrated with.
+        notes: sentences to show about the calibration; they are not released.
+    """
+
+    gaussian: GaussianStatistics
+    vae: Mapping[str, Tensor]
+    thresholds: Mapping[RouterKind, Threshold]
+    notes: tuple[str, ...] = ()
+
+
+def fit_routers(
+    features: Tensor, patients: Sequence[str], background: Background, options: RouterOptions | None = None
+) -> RouterState:
+    """Train both routers of a task on all its training images and calibrate both thresholds on held-out folds.
+
+    The same features, patients, background and options give the same state to the bit on the same machine; no global
+    random generator is touched.
+
+    Args:
+        features: pooled embeddings [n, C] of the training images, n >= 3.
+        patients: the patient of every image.
+        background: of the backbone; the gaussian's scores, and so its threshold, depend on it.
+        options: None for the defaults.
+
+    Raises:
+        ConfigError: options out of range.
+        DataError: features hold NaN or infinity, or do not fit the patients or the background.
+        TrainingError: fewer than 3 images, or images that all look alike to the backbone.
+    """
+    options = options or RouterOptions()
+    values = checked_features(features, background.mean.numel(), torch.float32)
+
+    def gaussian_scores(trained: Tensor, held_out: Tensor) -> Tensor:
+        return GaussianScorer([GaussianStatistics.from_features(trained)], background).scores(held_out)[:, 0]
+
+    def vae_scores(trained: Tensor, held_out: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(options.seed) if options.vae_sampled else None
+        return VAEScorer([_train(trained, options)], generator=generator).scores(held_out)[:, 0]
+
+    thresholds: dict[RouterKind, Threshold] = {
+        kind: calibrate(values, patients, fit_score, options.folds, options.percentile, options.seed, options.grouped)
+        for kind, fit_score in zip(_KINDS, (gaussian_scores, vae_scores), strict=True)
+    }
+    note = plan_folds(patients, options.folds, options.seed, options.grouped).note
+    return RouterState(
+        gaussian=GaussianStatistics.from_features(values),
+        vae=_train(values, options),
+        thresholds=thresholds,
+        notes=() if note is None else (note,),
+    )
+
+
+def build_router(
+    kind: RouterKind,
+    states: Sequence[RouterState],
+    background: Background,
+    generator: torch.Generator | None = None,
+) -> Router:
+    """Build the router of a bank from its T tasks; scores and thresholds keep their order.
+
+    Args:
+        generator: for kind "vae" only, samples the latents (preset `paper`); None scores with z = mu.
+
+    Raises:
+        DataError: the tasks, or tasks and background, differ in their number of channels.
+        TrainingError: a task's statistics have no usable spread.
+    """
+    if kind == "gaussian":
+        return GaussianScorer([state.gaussian for state in states], background)
+    return VAEScorer([state.vae for state in states], generator=generator)
+
+
+def expected_router_shapes(channels: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Return every router tensor of a release for C channels: name -> (shape, dtype)."""
+    shapes = {f"router.vae.{name}": (shape, torch.float32) for name, shape in vae_shapes(channels).items()}
+    shapes["router.gaussian.count"] = ((), torch.int64)
+    shapes["router.gaussian.mean"] = ((channels,), torch.float64)
+    shapes["router.gaussian.covariance"] = ((channels, channels), torch.float64)
+    shapes["router.thresholds"] = ((len(_KINDS), 2), torch.float64)
+    return shapes
+
+
+def router_tensors(state: RouterState) -> dict[str, Tensor]:
+    """Return the tensors of a release that describe its routers, as `expected_router_shapes` lists them.
+
+    `router.thresholds` has the rows gaussian, vae and the columns held-out median, threshold.
+    """
+    tensors = {f"router.vae.{name}": tensor.detach().contiguous().clone() for name, tensor in state.vae.items()}
+    tensors["router.gaussian.count"] = torch.tensor(state.gaussian.count, dtype=torch.int64)
+    tensors["router.gaussian.mean"] = state.gaussian.mean.clone()
+    tensors["router.gaussian.covariance"] = state.gaussian.covariance.contiguous().clone()
+    rows = [[state.thresholds[kind].median, state.thresholds[kind].value] for kind in _KINDS]
+    tensors["router.thresholds"] = torch.tensor(rows, dtype=torch.float64)
+    return tensors
+
+
+def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
+    """Read the routers back from a release's tensors; names that do not start with `router.` are not looked at.
+
+    Raises:
+        ReleaseError: a tensor is missing, not expected, of another shape or dtype, holds NaN or infinity, or the
+            statistics or thresholds cannot come from any features.
+    """
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith("router.")}
+    mean = found.get("router.gaussian.mean")
+    _check_schema(found, expected_router_shapes(mean.numel() if mean is not None else 0))
+    covariance = found["router.gaussian.covariance"]
+    _check_covariance(covariance)
+    try:
+        gaussian = GaussianStatistics(
+            count=int(found["router.gaussian.count"]), mean=found["router.gaussian.mean"], covariance=covariance
+        )
+        rows = found["router.thresholds"].tolist()
+        thresholds = {kind: Threshold(*row) for kind, row in zip(_KINDS, rows, strict=True)}
+    except CasamError as error:
+        raise ReleaseError(f"the release's router cannot be used: {error}") from error
+    prefix = "router.vae."
+    vae = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+    return RouterState(gaussian=gaussian, vae=vae, thresholds=thresholds)
+
+
+def _train(features: Tensor, options: RouterOptions) -> dict[str, Tensor]:
+    vae = train_vae(features, options.seed, options.vae_epochs, options.vae_batch_size, options.vae_lr)
+    return {name: tensor.detach().clone() for name, tensor in vae.state_dict().items()}
+
+
+def _check_schema(found: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise ReleaseError(f"the release lacks the tensor {name}; export it again with this version of casam-fed")
+        if name not in expected:
+            raise ReleaseError(f"the release holds the undeclared tensor {name}; export it again without it")
+        tensor, (shape, dtype) = found[name], expected[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            raise ReleaseError(
+                f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} but must have {shape} and {dtype};"
+                " export the release again with the federation's backbone"
+            )
+        if dtype.is_floating_point and not torch.isfinite(tensor).all():
+            raise ReleaseError(f"{name} holds NaN or infinity; train the task again")
+
+
+def _check_covariance(covariance: Tensor) -> None:
+    scale = float(covariance.abs().max())
+    if (covariance - covariance.T).abs().max() > _ROUNDING * scale:
+        raise ReleaseError("router.gaussian.covariance is not symmetric; train the task again")
+    if torch.linalg.eigvalsh(covariance)[0] < -_ROUNDING * scale * len(covariance):
+        raise ReleaseError("router.gaussian.covariance has a negative variance in some direction; train the task again")
