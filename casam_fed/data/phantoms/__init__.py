@@ -1,0 +1,21 @@
+"""Procedurally drawn medical images with exact annotation: four modalities, seeded, the data of the built-in demo.
+
+Nothing here was taken from a picture of a patient. numpy and scipy only.
+"""
+
+from casam_fed.data.phantoms.abdominal_ct import draw_abdominal_ct
+from casam_fed.data.phantoms.cardiac_mr import draw_cardiac_mr
+from casam_fed.data.phantoms.endoscopy import draw_endoscopy
+from casam_fed.data.phantoms.geometry import Phantom
+from casam_fed.data.phantoms.reader import MODALITIES, PhantomReader
+from casam_fed.data.phantoms.stained_tissue import draw_stained_tissue
+
+__all__ = [
+    "MODALITIES",
+    "Phantom",
+    "PhantomReader",
+    "draw_abdominal_ct",
+    "draw_cardiac_mr",
+    "draw_endoscopy",
+    "draw_stained_tissue",
+]

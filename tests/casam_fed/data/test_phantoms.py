@@ -1,0 +1,361 @@
+"""The drawn datasets: reproducible, split by patient, annotated as the anatomy demands, and different from each other."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scipy import ndimage
+
+from casam_fed.data.phantoms import MODALITIES, PhantomReader
+from casam_fed.data.phantoms.geometry import Plane, blob, make_plane
+from casam_fed.data.phantoms.texture import smooth_noise, stamp
+from casam_fed.data.sample import Record, Sample
+from casam_fed.errors import ConfigError, DataError
+
+CLASSES = {
+    "cardiac_mr": ("right ventricle", "myocardium", "left ventricle"),
+    "stained_tissue": ("gland",),
+    "endoscopy": ("polyp",),
+    "abdominal_ct": ("spleen",),
+}
+# Share of the image that a class may cover.
+AREAS = {
+    "right ventricle": (0.001, 0.15),
+    "myocardium": (0.005, 0.15),
+    "left ventricle": (0.002, 0.12),
+    "gland": (0.15, 0.75),
+    "polyp": (0.005, 0.25),
+    "spleen": (0.004, 0.1),
+}
+
+
+def read_all(reader: PhantomReader) -> list[Sample]:
+    return [reader.read(record) for record in reader.records()]
+
+
+@pytest.fixture(scope="module")
+def samples() -> dict[str, list[Sample]]:
+    return {modality: read_all(PhantomReader(modality, train=10, test=2, seed=5)) for modality in MODALITIES}
+
+
+def same(one: Sample, other: Sample) -> bool:
+    return (
+        (one.id, one.patient) == (other.id, other.patient)
+        and np.array_equal(one.image, other.image)
+        and all(np.array_equal(one.masks[name], other.masks[name]) for name in one.masks)
+        and all(np.array_equal(one.instances[name], other.instances[name]) for name in one.instances)
+    )
+
+
+def grey(sample: Sample) -> npt.NDArray[np.float64]:
+    return sample.image.astype(np.float64).mean(axis=2)
+
+
+# --- a dataset -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_the_same_seed_gives_the_same_bytes_in_any_order(modality: str) -> None:
+    forwards = PhantomReader(modality, train=3, test=1, seed=7)
+    backwards = PhantomReader(modality, train=3, test=1, seed=7)
+    first = [forwards.read(record) for record in forwards.records()]
+    second = [backwards.read(record) for record in reversed(backwards.records())]
+    assert all(same(one, other) for one, other in zip(first, reversed(second), strict=True))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_an_image_depends_on_its_id_and_not_on_how_many_others_there_are(modality: str) -> None:
+    few = PhantomReader(modality, train=2, test=2, seed=7)
+    many = PhantomReader(modality, train=20, test=6, seed=7)
+    by_id = {record.id: record for record in many.records()}
+    assert all(same(few.read(record), many.read(by_id[record.id])) for record in few.records())
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_seed_patient_and_slice_is_another_picture(modality: str) -> None:
+    pictures = [
+        sample.image.tobytes()
+        for seed in (1, 2)
+        for sample in read_all(PhantomReader(modality, train=4, test=2, seed=seed))
+    ]
+    assert len(set(pictures)) == 12
+
+
+def test_records_are_sorted_counted_and_split_as_asked() -> None:
+    records = PhantomReader("cardiac_mr", train=25, test=7, seed=0, images_per_patient=12).records()
+    assert [record.id for record in records] == sorted(record.id for record in records)
+    assert len({record.id for record in records}) == 32
+    assert sum(record.split == "train" for record in records) == 25
+    assert sum(record.split == "test" for record in records) == 7
+
+
+def test_patients_have_their_number_of_images_and_one_split_each() -> None:
+    records = PhantomReader("endoscopy", train=7, test=5, seed=0, images_per_patient=3).records()
+    splits: dict[str, list[str | None]] = {}
+    for record in records:
+        splits.setdefault(record.patient, []).append(record.split)
+    assert all(len(set(split)) == 1 for split in splits.values())
+    assert sorted(len(split) for split in splits.values()) == [1, 2, 3, 3, 3]
+
+
+def test_images_of_one_patient_share_their_scanner_and_patients_do_not() -> None:
+    reader = PhantomReader("cardiac_mr", train=24, test=0, seed=3)
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for sample in read_all(reader):
+        shapes.setdefault(sample.patient, set()).add(sample.image.shape)
+    assert all(len(shape) == 1 for shape in shapes.values())
+    assert len(set.union(*shapes.values())) > 1
+
+
+def test_images_are_not_all_square_and_not_all_of_one_size(samples: dict[str, list[Sample]]) -> None:
+    shapes = {sample.image.shape[:2] for read in samples.values() for sample in read}
+    assert len(shapes) >= 5
+    assert any(height > width for height, width in shapes)
+    assert any(height < width for height, width in shapes)
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_samples_have_the_agreed_types_and_every_class_is_present(
+    modality: str, samples: dict[str, list[Sample]]
+) -> None:
+    reader = PhantomReader(modality, train=1, test=0, seed=0)
+    assert reader.classes == CLASSES[modality]
+    assert "no patients" in reader.notes[0]
+    for sample in samples[modality]:
+        assert sample.image.dtype == np.uint8
+        assert sample.image.shape[2:] == (3,)
+        assert tuple(sample.masks) == reader.classes
+        for name, mask in sample.masks.items():
+            assert mask.dtype == np.bool_
+            assert mask.shape == sample.image.shape[:2]
+            least, most = AREAS[name]
+            assert least < mask.mean() < most, (sample.id, name, mask.mean())
+
+
+@pytest.mark.parametrize("modality", ["stained_tissue", "endoscopy"])
+def test_instances_are_numbered_from_one_and_fill_the_mask(modality: str, samples: dict[str, list[Sample]]) -> None:
+    for sample in samples[modality]:
+        for name, labels in sample.instances.items():
+            assert labels.dtype == np.int32
+            assert np.array_equal(np.unique(labels), np.arange(labels.max() + 1))
+            assert np.array_equal(labels > 0, sample.masks[name])
+        assert set(sample.instances) == set(sample.masks)
+
+
+@pytest.mark.parametrize("modality", ["cardiac_mr", "abdominal_ct"])
+def test_single_organs_have_no_instances(modality: str, samples: dict[str, list[Sample]]) -> None:
+    assert all(sample.instances == {} for sample in samples[modality])
+
+
+@pytest.mark.parametrize("modality", ["cardiac_mr", "abdominal_ct"])
+def test_scanner_images_are_grey(modality: str, samples: dict[str, list[Sample]]) -> None:
+    assert all((sample.image == sample.image[:, :, :1]).all() for sample in samples[modality])
+
+
+def test_modalities_are_told_apart_by_simple_statistics(samples: dict[str, list[Sample]]) -> None:
+    features, labels = [], []
+    for label, modality in enumerate(MODALITIES):
+        for sample in samples[modality]:
+            pixels = sample.image.reshape(-1, 3).astype(np.float64)
+            features.append([*pixels.mean(axis=0), *pixels.std(axis=0), *np.percentile(pixels, (10, 50, 90))])
+            labels.append(label)
+    table, truth = np.array(features), np.array(labels)
+    table = (table - table.mean(axis=0)) / table.std(axis=0)
+    distances = np.linalg.norm(table[:, None] - table[None], axis=2) + np.diag(np.full(len(table), np.inf))
+    assert (truth[distances.argmin(axis=1)] == truth).mean() >= 0.95
+
+
+def test_an_unknown_modality_names_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match="'cardiac_mr'"):
+        PhantomReader("cardiac-mri", train=1, test=1, seed=0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("train", 0), ("test", -1), ("seed", -1), ("images_per_patient", 0)])
+def test_a_number_below_its_minimum_is_refused_by_name(name: str, value: int) -> None:
+    numbers = {"train": 1, "test": 1, "seed": 0, "images_per_patient": 1, name: value}
+    with pytest.raises(ConfigError, match=f"^{name} "):
+        PhantomReader("endoscopy", **numbers)
+
+
+def test_a_foreign_record_is_refused() -> None:
+    reader = PhantomReader("endoscopy", train=1, test=0, seed=0)
+    with pytest.raises(DataError, match="slice-9"):
+        reader.read(Record("slice-9", "patient-9", "train"))
+
+
+def test_drawing_needs_no_torch() -> None:
+    code = "import sys, casam_fed.data.phantoms; sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- anatomy ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_left_ventricle_lies_in_the_myocardial_ring_and_touches_it(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["cardiac_mr"]:
+        left, muscle = sample.masks["left ventricle"], sample.masks["myocardium"]
+        assert not (left & muscle).any()
+        assert ndimage.binary_fill_holes(muscle)[left].all()
+        rim = ndimage.binary_dilation(left) & ~left
+        assert muscle[rim].all()
+
+
+def test_the_right_ventricle_is_a_crescent_on_the_left_of_the_picture(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["cardiac_mr"]:
+        right, muscle = sample.masks["right ventricle"], sample.masks["myocardium"]
+        assert (ndimage.binary_dilation(right) & muscle).any()
+        assert ndimage.center_of_mass(right)[1] < ndimage.center_of_mass(sample.masks["left ventricle"])[1]
+
+
+def test_blood_is_brighter_than_muscle(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["cardiac_mr"]:
+        muscle = grey(sample)[sample.masks["myocardium"]].mean()
+        for blood in ("left ventricle", "right ventricle"):
+            assert grey(sample)[sample.masks[blood]].mean() > 1.15 * muscle
+
+
+def test_the_heart_gets_smaller_from_base_to_apex() -> None:
+    samples = read_all(PhantomReader("cardiac_mr", train=24, test=0, seed=9, images_per_patient=3))
+    area = [sum(int(mask.sum()) for mask in sample.masks.values()) for sample in samples]
+    base, middle, apex = np.array(area).reshape(8, 3).mean(axis=0)
+    assert base > middle > 1.3 * apex
+
+
+def test_a_box_alone_does_not_give_the_myocardium_or_the_glands_away(samples: dict[str, list[Sample]]) -> None:
+    for modality, name in (("cardiac_mr", "myocardium"), ("stained_tissue", "gland")):
+        for sample in samples[modality]:
+            rows, columns = np.nonzero(sample.masks[name])
+            box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+            assert sample.masks[name].sum() / box < 0.75
+
+
+def test_a_gland_has_a_dark_rim_of_nuclei_around_a_brighter_middle(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["stained_tissue"]:
+        mask, brightness = sample.masks["gland"], grey(sample)
+        # Padding with gland keeps the picture's border from counting as a gland's rim.
+        depth = ndimage.distance_transform_edt(np.pad(mask, 1, mode="edge"))[1:-1, 1:-1]
+        rim, middle = (depth > 2) & (depth < 9), depth > 16
+        assert brightness[rim].mean() < brightness[~mask].mean() - 15
+        assert np.percentile(brightness[middle], 90) > brightness[rim].mean() + 40
+
+
+def test_glands_do_not_touch_each_other(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["stained_tissue"]:
+        labels = sample.instances["gland"]
+        parts, _ = ndimage.label(labels > 0, structure=np.ones((3, 3)))
+        for part in range(1, parts.max() + 1):
+            assert np.unique(labels[parts == part]).size == 1
+
+
+def test_polyps_lie_in_the_visible_octagon_of_red_mucosa(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["endoscopy"]:
+        image = sample.image.astype(float)
+        corners = image[[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert corners.max() < 40
+        seen = image.max(axis=2) > 40
+        red, green, blue = image[seen].mean(axis=0)
+        assert red > 1.3 * green
+        assert red > 1.3 * blue
+        assert (seen & sample.masks["polyp"]).sum() > 0.85 * sample.masks["polyp"].sum()
+        assert 1 <= sample.instances["polyp"].max() <= 2
+
+
+def test_a_polyps_brightness_alone_does_not_give_it_away(samples: dict[str, list[Sample]]) -> None:
+    shares = []
+    for sample in samples["endoscopy"]:
+        polyp = sample.masks["polyp"]
+        low, high = np.percentile(grey(sample)[polyp], (5, 95))
+        alike = (grey(sample) >= low) & (grey(sample) <= high)
+        shares.append((alike & polyp).sum() / (alike | polyp).sum())
+    assert np.median(shares) < 0.3
+
+
+def test_the_spleen_lies_behind_on_the_right_of_the_picture_within_the_body(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["abdominal_ct"]:
+        height, width = sample.image.shape[:2]
+        row, column = ndimage.center_of_mass(sample.masks["spleen"])
+        assert column > 0.62 * width
+        assert row > 0.42 * height
+        assert ndimage.label(sample.masks["spleen"])[1] == 1
+
+
+def test_the_spleen_is_soft_tissue_like_its_neighbours(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["abdominal_ct"]:
+        spleen = grey(sample)[sample.masks["spleen"]]
+        assert 85 < spleen.mean() < 215
+        low, high = np.percentile(spleen, (5, 95))
+        alike = (grey(sample) >= low) & (grey(sample) <= high)
+        assert alike.sum() > 2 * sample.masks["spleen"].sum()
+
+
+# --- drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_blobs_depth_is_the_distance_to_its_outline() -> None:
+    plane = make_plane((120, 140), np.random.default_rng(0))
+    depth = blob(plane, (6.0, -4.0), (38.0, 24.0), 0.4)
+    angle = np.linspace(0, 2 * math.pi, 4000)
+    u, v = 38 * np.cos(angle), 24 * np.sin(angle)
+    x, y = 6 + math.cos(0.4) * u - math.sin(0.4) * v, -4 + math.sin(0.4) * u + math.cos(0.4) * v
+    near = np.argwhere(np.abs(depth) < 3)
+    exact = [np.hypot(plane.x[r, c] - x, plane.y[r, c] - y).min() for r, c in near]
+    assert np.abs(np.abs(depth[tuple(near.T)]) - exact).max() < 0.5
+
+
+def test_a_wobbled_blob_follows_its_harmonics_all_around() -> None:
+    plane = make_plane((160, 160), np.random.default_rng(0))
+    harmonics = ((2, 0.1, -0.05), (3, 0.0, 0.08), (5, -0.04, 0.03))
+    inside = blob(plane, (0.0, 0.0), (50.0, 50.0), 0.0, harmonics) > 0
+    for row, column in np.argwhere(np.ones_like(inside))[::37]:
+        x, y = float(plane.x[row, column]), float(plane.y[row, column])
+        direction = math.atan2(y, x)
+        edge = 50 * (1 + sum(a * math.cos(k * direction) + b * math.sin(k * direction) for k, a, b in harmonics))
+        if abs(math.hypot(x, y) - edge) > 0.01:
+            assert inside[row, column] == (math.hypot(x, y) < edge)
+
+
+def test_a_blob_outside_the_picture_leaves_it_empty() -> None:
+    plane = make_plane((50, 60), np.random.default_rng(0))
+    assert (blob(plane, (500.0, 0.0), (20.0, 20.0)) < 0).all()
+
+
+def test_stamping_all_ellipses_at_once_equals_drawing_them_one_by_one() -> None:
+    rng = np.random.default_rng(4)
+    count, shape = 60, (70, 90)
+    centres = rng.uniform((-5, -5), (95, 75), (count, 2))
+    radii, angles, values = rng.uniform(1.5, 7, (count, 2)), rng.uniform(0, 3, count), rng.uniform(0.2, 1, count)
+    quick = np.zeros(shape, dtype=np.float32)
+    stamp(quick, centres, radii, angles, values)
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    slow = np.zeros(shape)
+    for (cx, cy), (long, short), angle, value in zip(centres, radii, angles, values, strict=True):
+        u = (math.cos(angle) * (x - cx) + math.sin(angle) * (y - cy)) / long
+        v = (math.cos(angle) * (y - cy) - math.sin(angle) * (x - cx)) / short
+        share = np.clip((1 - np.hypot(u, v)) * min(long, short) / 1.2 + 0.5, 0, 1)
+        slow = np.maximum(slow, value * share)
+    np.testing.assert_allclose(quick, slow, atol=1e-5)
+
+
+def test_smooth_noise_has_unit_variance_and_the_asked_scale() -> None:
+    fields = [smooth_noise(np.random.default_rng(seed), (128, 96), 8.0) for seed in range(40)]
+    assert abs(np.mean([field.var() for field in fields]) - 1) < 0.1
+    assert abs(np.mean(fields)) < 0.05
+
+    def correlation(lag: int) -> float:
+        return float(np.mean([np.mean(field[:, lag:] * field[:, :-lag]) for field in fields]))
+
+    assert correlation(1) > 0.97
+    assert abs(correlation(32)) < 0.05
+
+
+def test_a_plane_is_turned_moved_and_scaled_as_asked() -> None:
+    plane: Plane = make_plane((21, 31), np.random.default_rng(0), zoom=2.0, rotation=math.pi / 2, shift=(3.0, 1.0))
+    assert plane.shape == (21, 31)
+    # The anatomy's centre lies 3 pixels to the right of and 1 below the picture's centre (row 10, column 15).
+    assert plane.x[11, 18] == pytest.approx(0, abs=1e-6)
+    assert plane.y[11, 18] == pytest.approx(0, abs=1e-6)
+    assert plane.x[13, 18] == pytest.approx(1, abs=1e-6)
+    assert plane.y[11, 20] == pytest.approx(-1, abs=1e-6)
