@@ -14,8 +14,6 @@ from casam_fed.errors import ReleaseError
 
 __all__ = ["Card", "Slug", "bucketed", "card_json", "parse_card"]
 
-SCHEMA_VERSION = 1
-
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Label = Annotated[str, Field(pattern=r"^[\w &+./()-]{0,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -51,7 +49,7 @@ class Card:
     start: Literal["identity", "paper"]
     hyperparameters: Annotated[dict[Slug, Scalar], Field(max_length=64)]
     seed: int
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
 
 
 def bucketed(count: int) -> int:

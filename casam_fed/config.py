@@ -4,7 +4,7 @@
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -17,7 +17,7 @@ from casam_fed.errors import ConfigError
 
 __all__ = ["STRICT", "MethodConfig", "from_mapping", "read_yaml"]
 
-STRICT = ConfigDict(extra="forbid", strict=False)
+STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ class MethodConfig:
         batch_size: images per step.
         masks_per_image: masks drawn per image and step.
         learning_rate: of Adam, without a schedule.
+        point_share: probability that a batch is prompted by points, not boxes.
         box_jitter: each side of a training box moves by up to this many pixels of a 1024 px square; other squares scale it.
         router: what routes when a user asks for masks; reports always show both.
         vae_sampled: score with a sampled latent as the released code does, instead of its mean.
@@ -59,6 +60,7 @@ class MethodConfig:
     batch_size: Annotated[int, Field(ge=1)] = 6
     masks_per_image: Annotated[int, Field(ge=1)] = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    point_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     box_jitter: Annotated[float, Field(ge=0)] = 5.0
     router: Literal["gaussian", "vae"] = "gaussian"
     vae_sampled: bool = False
@@ -108,7 +110,7 @@ def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:
     path = ".".join(str(part) for part in first["loc"])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, _known_keys(kind), n=1, cutoff=0.0)
+        near = difflib.get_close_matches(key, _keys_at(kind, first["loc"][:-1]), n=1, cutoff=0.0)
         hint = f"; did you mean '{near[0]}'?" if near else "; remove it"
         return f"unknown key '{path}' in {where}{hint}"
     if first["type"] in ("missing", "missing_argument"):
@@ -117,9 +119,21 @@ def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:
     return f"'{path}' in {where} cannot be {first['input']!r}: {reason}; mend that value"
 
 
-def _known_keys(kind: Any) -> list[str]:
-    """Return the keys of a dataclass and of every dataclass reachable through its fields."""
-    if is_dataclass(kind):
-        names = [field.name for field in fields(kind)]
-        return names + [name for field in fields(kind) for name in _known_keys(field.type)]
-    return [name for part in get_args(kind) for name in _known_keys(part)]
+def _keys_at(kind: Any, place: Sequence[int | str]) -> list[str]:
+    """Return the keys that are valid at `place`: indices, names of a mapping and tags of a union lead to no other block."""
+    owners = _dataclasses_in(kind)
+    for part in place:
+        entered = [field.type for owner in owners for field in fields(owner) if field.name == part]
+        if entered:
+            owners = [owner for inner in entered for owner in _dataclasses_in(inner)]
+        else:
+            tagged = [owner for owner in owners if any(part in get_args(field.type) for field in fields(owner))]
+            owners = tagged or owners
+    return [field.name for owner in owners for field in fields(owner)]
+
+
+def _dataclasses_in(kind: Any) -> list[type[Any]]:
+    """Return the dataclasses that a type is, or is made of: those of a tuple, a mapping or a union."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        return [kind]
+    return [found for part in get_args(kind) for found in _dataclasses_in(part)]

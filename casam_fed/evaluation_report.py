@@ -1,0 +1,39 @@
+"""What a site tells of its test images: aggregates only. Needs no torch."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from casam_fed.config import STRICT
+
+__all__ = ["METRICS", "STRENGTH_EDGES", "RouteReport"]
+
+METRICS = ("iou", "dice", "boundary_iou", "boundary_iou_casam")
+
+STRENGTH_EDGES = np.concatenate([np.arange(-2.0, 3.0, 0.02), np.geomspace(3.0, 1e6, 200)])
+"""Bin edges of the histograms of the strength of "unknown": a site tells how many images, never which."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class RouteReport:
+    """Aggregates of one site's test images under one way of routing.
+
+    Attributes:
+        images: number of test images with something to segment.
+        scores: metric -> mean over those images, each the mean over its targets; all box-prompted.
+        chosen: task name or "unknown" -> number of test images sent there.
+        strengths: counts of the strength of "unknown" per bin of `STRENGTH_EDGES`, underflow and overflow at the ends;
+            empty where nothing was routed.
+        decoded: images that had to be decoded for this report.
+    """
+
+    images: Count
+    scores: Mapping[str, Annotated[float, Field(ge=0, le=1)]]
+    chosen: Mapping[str, Count]
+    strengths: tuple[Count, ...]
+    decoded: Count

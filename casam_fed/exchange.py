@@ -1,0 +1,167 @@
+"""What a site and the aggregator say to each other: message names and the exact form of every payload.
+
+No network code: both ends build and parse these values, so that neither trusts the other. A payload is one JSON object
+beside, where bytes travel, arrays of dtype uint8; both are capped in size and checked before use.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from casam_fed.config import STRICT
+from casam_fed.errors import ExchangeError
+from casam_fed.evaluation_report import RouteReport
+
+__all__ = [
+    "EVALUATE_STAGE",
+    "HELLO",
+    "MAX_JSON_BYTES",
+    "SUBMIT",
+    "SYNC",
+    "Hello",
+    "Receipt",
+    "Request",
+    "StageReport",
+    "Submission",
+    "Synced",
+    "decode_json",
+    "encode_json",
+    "unwrap_bytes",
+    "wrap_bytes",
+]
+
+HELLO = "query.hello"
+SUBMIT = "train.submit"
+SYNC = "query.sync"
+EVALUATE_STAGE = "evaluate.stage"
+
+MAX_JSON_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, config=STRICT)
+class Receipt:
+    """The aggregator's answer to a release."""
+
+    digest: str
+    outcome: str
+    sequence: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class Request:
+    """What the aggregator asks for: which seed, and what the message kind needs beside it.
+
+    `snapshot` and `receipt` come with a sync; `last` asks an evaluation for the reports that only the last stage has.
+    """
+
+    seed: int
+    snapshot: str = ""
+    receipt: Receipt | None = None
+    last: bool = False
+
+
+@dataclass(frozen=True, config=STRICT)
+class Hello:
+    """A site introduces itself: its name and task, what it runs, and which entries and releases it holds (digests)."""
+
+    site: str
+    task: str
+    backbone_digest: str
+    config_digest: str
+    versions: dict[str, str]
+    have: tuple[str, ...]
+    outbox: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Submission:
+    """What accompanies a release: its digest, and seconds spent on each part of making it."""
+
+    digest: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Synced:
+    """What a site holds after a sync: the digest of its bank's snapshot and of every entry."""
+
+    bank_digest: str
+    have: tuple[str, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class StageReport:
+    """Aggregate scores of one site's test images at one stage.
+
+    `without` maps a task to the reports of a bank from which that task was left out; filled when asked for.
+    """
+
+    zero_shot: RouteReport
+    oracle: RouteReport
+    gaussian: RouteReport
+    vae: RouteReport
+    without: dict[str, dict[str, RouteReport]]
+    seconds: float
+
+
+def encode_json(value: Any) -> str:
+    """Return a payload dataclass, or plain mapping, as one JSON text without NaN."""
+    plain = value if isinstance(value, Mapping) else TypeAdapter(type(value)).dump_python(value, mode="json")
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def decode_json(kind: Any, text: object, sender: str) -> Any:
+    """Parse a payload of dataclass `kind` from a JSON text that `sender` sent.
+
+    Raises:
+        ExchangeError: too long, not JSON, or not exactly the fields of `kind`.
+    """
+    if not isinstance(text, str) or len(text) > MAX_JSON_BYTES:
+        raise ExchangeError(
+            f"{sender} sent no payload of at most {MAX_JSON_BYTES} bytes; run the same version at both ends"
+        )
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ExchangeError(
+            f"{sender} sent a {kind.__name__} that cannot be read at '{place}' ({first['type']}); "
+            f"run the same version at both ends"
+        ) from error
+
+
+def wrap_bytes(data: bytes) -> bytes:
+    """Return `data` as a serialized uint8 array [n] (NumPy .npy format 1.0)."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.frombuffer(data, dtype=np.uint8), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def unwrap_bytes(data: bytes, max_bytes: int, sender: str) -> bytes:
+    """Return the content of a serialized uint8 array (NumPy .npy format 1.0) after checking that it is one.
+
+    The claimed shape must be exactly the bytes that follow, so a forged header cannot make us allocate anything.
+
+    Raises:
+        ExchangeError: over `max_bytes`, not .npy, not uint8, not one-dimensional, or shape and content disagree.
+    """
+    if len(data) > max_bytes + 256:
+        raise ExchangeError(f"{sender} sent {len(data)} bytes where at most {max_bytes} are allowed; nothing was read")
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"format {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise ExchangeError(f"{sender} sent an array that is not in .npy format 1.0; nothing was read") from error
+    content = data[stream.tell() :]
+    if dtype != np.uint8 or shape != (len(content),):
+        raise ExchangeError(f"{sender} sent an array whose header does not describe its content; nothing was read")
+    return content
