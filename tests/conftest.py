@@ -1,0 +1,52 @@
+"""Small real things that many tests need: a SAM of a few thousand weights, and a dataset on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.model import Backbone, load_backbone
+from casam_fed.backbone.sam_modules import build_sam
+
+TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone() -> Backbone:
+    """A SAM with a 64 px square, embeddings [32, 4, 4] and random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sam = build_sam(TINY)
+    return Backbone("tiny", TINY, "a" * 64, sam, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def mini_backbone() -> Backbone:
+    """The mini SAM that ships with the package."""
+    return load_backbone("mini", "cpu")
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Path:
+    """A folder with train/ and test/: 8 and 4 grey images, 48 x 64, each with two bright discs as instances."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for number in range(count):
+            write_blobs(tmp_path / "blobs" / split, f"p{number // 2}_{number}", rng)
+    return tmp_path / "blobs"
+
+
+def write_blobs(folder: Path, name: str, rng: np.random.Generator) -> None:
+    """Write one image and its instance mask."""
+    rows, columns = np.mgrid[:48, :64]
+    labels = np.zeros((48, 64), dtype=np.uint8)
+    for label, x in ((1, 16), (2, 46)):
+        cy, cx, radius = rng.uniform(16, 30), x + rng.uniform(-4, 4), rng.uniform(6, 11)
+        labels[(rows - cy) ** 2 + (columns - cx) ** 2 < radius**2] = label
+    image = np.clip(60 + 120 * (labels > 0) + rng.normal(0, 12, labels.shape), 0, 255).astype(np.uint8)
+    for kind, pixels in (("images", image), ("masks", labels)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / kind / f"{name}.png")
