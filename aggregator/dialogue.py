@@ -1,0 +1,147 @@
+"""The aggregator's half of every exchange with the sites, over a Flower Grid.
+
+Replies are matched to sites by name. A site that fails answers with a code, never with its own text: what went wrong
+stands in that site's log, at the site.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from casam_fed.release import MAX_RELEASE_BYTES
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from casam_fed.errors import ExchangeError
+from casam_fed.exchange import (
+    EVALUATE_STAGE,
+    HELLO,
+    SUBMIT,
+    SYNC,
+    Hello,
+    Receipt,
+    Request,
+    StageReport,
+    Submission,
+    Synced,
+    decode_json,
+    encode_json,
+    unwrap_bytes,
+    wrap_bytes,
+)
+
+__all__ = ["Dialogue", "meet"]
+
+_ANSWER_S = 24 * 3600.0
+_ONLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """The sites that are online: name -> Flower node."""
+
+    grid: Grid
+    nodes: Mapping[str, int]
+
+    def submit(self, site: str, seed: int) -> tuple[bytes, Submission]:
+        """Ask a site for its release and return its bytes, size-capped but not yet parsed, with what accompanies it.
+
+        Raises:
+            ExchangeError: no answer, the site failed, or the answer is malformed.
+        """
+        reply = self._ask(SUBMIT, {site: Request(seed)})[site]
+        arrays = reply["arrays"]
+        if not isinstance(arrays, ArrayRecord) or list(arrays) != ["release"]:
+            raise ExchangeError(f"site {site} sent no release; run the same version at both ends")
+        data = unwrap_bytes(arrays["release"].data, MAX_RELEASE_BYTES, f"site {site}")
+        return data, decode_json(Submission, _text(reply), f"site {site}")
+
+    def sync(
+        self,
+        seed: int,
+        snapshot: bytes,
+        objects: Mapping[str, Mapping[str, bytes]],
+        receipts: Mapping[str, Receipt],
+    ) -> dict[str, Synced]:
+        """Send every site the bank's snapshot, the objects it lacks (site -> digest -> bytes) and its receipt, if any."""
+        requests = {site: Request(seed, snapshot.decode(), receipts.get(site)) for site in self.nodes}
+        replies = self._ask(SYNC, requests, objects)
+        return {site: decode_json(Synced, _text(reply), f"site {site}") for site, reply in replies.items()}
+
+    def evaluate(self, seed: int, last: bool) -> dict[str, StageReport]:
+        """Ask every site for its aggregate scores under the bank it has just synced."""
+        replies = self._ask(EVALUATE_STAGE, {site: Request(seed, last=last) for site in self.nodes})
+        return {site: decode_json(StageReport, _text(reply), f"site {site}") for site, reply in replies.items()}
+
+    def _ask(
+        self,
+        kind: str,
+        requests: Mapping[str, Request],
+        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
+    ) -> dict[str, RecordDict]:
+        messages = [
+            _message(kind, self.nodes[site], request, (arrays or {}).get(site, {}))
+            for site, request in requests.items()
+        ]
+        names = {node: site for site, node in self.nodes.items()}
+        replies: dict[str, RecordDict] = {}
+        for reply in self.grid.send_and_receive(messages, timeout=_ANSWER_S):
+            site = names.get(reply.metadata.src_node_id, "?")
+            replies[site] = _content(reply, f"site {site}")
+        if missing := sorted(set(requests) - set(replies)):
+            raise ExchangeError(f"no answer to {kind} from {', '.join(missing)}; see whether they are still running")
+        return replies
+
+
+def meet(
+    grid: Grid, expected: Iterable[str], seed: int, say: Callable[[str], None]
+) -> tuple[Dialogue, dict[str, Hello]]:
+    """Wait until all `expected` sites are online, let them introduce themselves, and return them by name.
+
+    Raises:
+        ExchangeError: some never came, or two nodes claim one name.
+    """
+    wanted = set(expected)
+    deadline = time.monotonic() + _ONLINE_S
+    while len(ids := list(grid.get_node_ids())) < len(wanted):
+        if time.monotonic() > deadline:
+            raise ExchangeError(f"only {len(ids)} of {len(wanted)} sites came online; start the others and run again")
+        time.sleep(0.5)
+    hellos: dict[str, Hello] = {}
+    nodes: dict[str, int] = {}
+    for reply in grid.send_and_receive([_message(HELLO, node, Request(seed), {}) for node in ids], timeout=_ANSWER_S):
+        node = reply.metadata.src_node_id
+        hello = decode_json(Hello, _text(_content(reply, f"node {node}")), f"node {node}")
+        if hello.site in nodes:
+            raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
+        nodes[hello.site], hellos[hello.site] = node, hello
+    if missing := sorted(wanted - set(nodes)):
+        raise ExchangeError(f"no node says it is {', '.join(missing)}; check the names of the sites")
+    say(f"{len(nodes)} sites are online")
+    return Dialogue(grid, {site: nodes[site] for site in expected}), hellos
+
+
+def _message(kind: str, node: int, request: Request, arrays: Mapping[str, bytes]) -> Message:
+    content = RecordDict({"payload": ConfigRecord({"json": encode_json(request)})})
+    if arrays:
+        content["arrays"] = ArrayRecord({name: _array(data) for name, data in arrays.items()})
+    return Message(content, dst_node_id=node, message_type=kind)
+
+
+def _array(data: bytes) -> Array:
+    return Array("uint8", (len(data),), "numpy.ndarray", wrap_bytes(data))
+
+
+def _content(reply: Message, sender: str) -> RecordDict:
+    if reply.has_error():
+        raise ExchangeError(f"{sender} did not answer (Flower error {reply.error.code}); see that site's log")
+    content = reply.content
+    payload = content.get("payload")
+    if isinstance(payload, ConfigRecord) and isinstance(code := payload.get("error"), str):
+        raise ExchangeError(f"{sender} failed with {code[:80]}; that site's log says why")
+    return content
+
+
+def _text(content: RecordDict) -> object:
+    payload = content.get("payload")
+    return payload.get("json") if isinstance(payload, ConfigRecord) else None

@@ -1,0 +1,144 @@
+"""Flower's processes for one simulated run: started apart from any other, watched, and all gone afterwards.
+
+`flwr run` starts a SuperLink that detaches and lives on, and exits 0 even when the run failed. So the run gets a Flower
+home and a port of its own, its outcome is read from `flwr list`, and at the end every process whose environment names
+that home is stopped. Uses only Flower's command line.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from casam_fed.errors import SimulationError
+
+__all__ = ["PRIVATE_ENVIRONMENT", "FlowerRun"]
+
+PRIVATE_ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Nothing phones home: set before flwr or ray is imported, and inherited by every child."""
+
+_GRACE_S = 5.0
+
+
+class FlowerRun:
+    """One `flwr run` on a SuperLink of its own; use as a context manager, which ends all its processes."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.peak_rss_mb = 0.0
+        self._seen: set[psutil.Process] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "FlowerRun":
+        # Ray's sockets live below the temporary folder and have a length limit, so this must be short.
+        self._home = tempfile.mkdtemp(prefix="casam-")
+        self._environment = {
+            **os.environ,
+            **PRIVATE_ENVIRONMENT,
+            "FLWR_HOME": self._home,
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),
+            "RAY_TMPDIR": self._home,
+            "NO_COLOR": "1",
+            # Flower looks for its own programs on the PATH, which an unactivated virtual environment is not on.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, app: Path, nodes: int, cpus: int, run_config: Mapping[str, str]) -> None:
+        """Start `flwr run` on the app folder with `nodes` simulated sites, one at a time on `cpus` CPUs."""
+        # A file, because Flower takes values on the command line apart at spaces and quotes. JSON strings are TOML strings.
+        values = Path(self._home) / "run-config.toml"
+        values.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
+        federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
+        command = ["run", str(app), "local", "--stream", "--federation-config", federation, "--run-config", str(values)]
+        with self.log.open("wb") as sink:
+            self._process = subprocess.Popen(
+                _flwr(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                cwd=self._home,
+                start_new_session=True,
+            )
+
+    def running(self) -> bool:
+        """Return whether `flwr run` still streams; also keeps the peak of the memory of all processes of the run."""
+        total = 0
+        for process in self._members():
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        self.peak_rss_mb = max(self.peak_rss_mb, total / 2**20)
+        return self._process is not None and self._process.poll() is None
+
+    def outcome(self) -> str:
+        """Return the run's status as Flower keeps it, e.g. "finished:completed".
+
+        Raises:
+            SimulationError: Flower knows no run, or does not answer.
+        """
+        answer = subprocess.run(
+            _flwr("list", "local", "--format", "json"),
+            env=self._environment,
+            cwd=self._home,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        try:
+            runs = json.loads(answer.stdout)["runs"]
+            return str(runs[0]["status"])
+        except (ValueError, KeyError, IndexError) as error:
+            raise SimulationError(f"Flower did not start the run; its log is {self.log}") from error
+
+    def stop(self) -> None:
+        """End every process of the run: politely, then by force."""
+        for send in (psutil.Process.terminate, psutil.Process.kill):
+            members = self._members()
+            for process in members:
+                with contextlib.suppress(psutil.Error):
+                    send(process)
+            psutil.wait_procs(members, timeout=_GRACE_S)
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _members(self) -> list[psutil.Process]:
+        """Return the run's living processes: those with its Flower home in their environment, and their descendants.
+
+        Some of Ray's processes overwrite their environment with a title, and lose their parent when it ends first; so
+        whoever was once seen stays a member.
+        """
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == self._home:
+                    self._seen.add(process)
+        for process in list(self._seen):
+            with contextlib.suppress(psutil.Error):
+                self._seen.update(process.children(recursive=True))
+        self._seen = {process for process in self._seen if process.is_running()}
+        return list(self._seen)
+
+
+def _flwr(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from flwr.cli.app import app; app()", *arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,82 @@
+"""The site's Flower ClientApp: four handlers, the same in simulation and deployment.
+
+Handlers only translate between messages and `Site`. An exception never travels: it is logged at the site, and the
+aggregator gets a code.
+"""
+
+import logging
+from collections.abc import Callable
+
+from casam_fed.release import MAX_RELEASE_BYTES
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from casam_fed.errors import CasamError
+from casam_fed.exchange import Request, decode_json, encode_json, unwrap_bytes, wrap_bytes
+from site_client.site import Site
+
+__all__ = ["SiteOf", "make_client_app"]
+
+SiteOf = Callable[[Context, int], Site]
+"""Finds the site that a Flower context stands for, for a seed."""
+
+log = logging.getLogger("site_client")
+
+
+def make_client_app(site_of: SiteOf) -> ClientApp:
+    """Return a ClientApp whose handlers serve the site that `site_of` finds."""
+    app = ClientApp()
+
+    @app.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        return _answer(message, lambda request: RecordDict(_payload(site_of(context, request.seed).hello())))
+
+    @app.train("submit")
+    def submit(message: Message, context: Context) -> Message:
+        def work(request: Request) -> RecordDict:
+            release, submission = site_of(context, request.seed).train()
+            array = Array("uint8", (len(release),), "numpy.ndarray", wrap_bytes(release))
+            return RecordDict({**_payload(submission), "arrays": ArrayRecord({"release": array})})
+
+        return _answer(message, work)
+
+    @app.query("sync")
+    def sync(message: Message, context: Context) -> Message:
+        def work(request: Request) -> RecordDict:
+            site = site_of(context, request.seed)
+            if request.receipt is not None:
+                site.receive(request.receipt)
+            arrays = message.content.get("arrays") or {}
+            objects = {
+                digest: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator")
+                for digest, array in arrays.items()
+            }
+            return RecordDict(_payload(site.sync(request.snapshot.encode(), objects)))
+
+        return _answer(message, work)
+
+    @app.evaluate("stage")
+    def stage(message: Message, context: Context) -> Message:
+        return _answer(
+            message, lambda request: RecordDict(_payload(site_of(context, request.seed).evaluate(request.last)))
+        )
+
+    return app
+
+
+def _answer(message: Message, work: Callable[[Request], RecordDict]) -> Message:
+    try:
+        payload = message.content.get("payload")
+        text = payload.get("json") if isinstance(payload, ConfigRecord) else None
+        content = work(decode_json(Request, text, "the aggregator"))
+    except CasamError as error:
+        log.error("%s: %s", type(error).__name__, error)
+        content = RecordDict({"payload": ConfigRecord({"error": type(error).__name__})})
+    except Exception as error:
+        log.exception("unexpected failure")
+        content = RecordDict({"payload": ConfigRecord({"error": type(error).__name__})})
+    return Message(content, reply_to=message)
+
+
+def _payload(value: object) -> dict[str, ConfigRecord]:
+    return {"payload": ConfigRecord({"json": encode_json(value)})}

@@ -1,0 +1,188 @@
+"""`casam backbone`, as a person at a terminal meets it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from casam_fed.backbone.catalogue import CATALOGUE
+from casam_fed.backbone.pretrain import PretrainOptions
+from simulations.backbone_command import backbone
+
+CASAM = "from simulations.cli import main; main()"
+
+
+@pytest.fixture
+def casam(tmp_path):
+    """Return a function that runs `casam` in a process of its own with an empty cache."""
+
+    def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", before + CASAM, *map(str, arguments)]
+        environment = {**os.environ, "CASAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+    return run
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> bool:
+    """Return whether a command ended with exit code 1 and one sentence that holds `words`."""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("casam: "), done.stderr
+    assert done.stderr.count("\n") == 1
+    return done.returncode == 1 and all(word in done.stderr for word in words)
+
+
+def test_list_shows_every_backbone_and_which_are_here(casam):
+    lines = casam("backbone", "list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *CATALOGUE]
+    for line, card in zip(lines[1:], CATALOGUE.values(), strict=True):
+        assert card.sha256[:12] in line
+        assert card.licence in line
+        assert (" yes " in line) == (card.name == "mini")
+
+
+def test_list_as_json_tells_the_same_in_full(casam):
+    rows = {row["name"]: row for row in json.loads(casam("backbone", "list", "--json").stdout)}
+    assert list(rows) == list(CATALOGUE)
+    assert rows["mini"]["present"] is True
+    assert rows["vit_h"]["present"] is False
+    assert rows["vit_b"]["embedding"] == "256x64x64"
+    assert rows["vit_l"]["sha256"] == CATALOGUE["vit_l"].sha256
+    assert rows["vit_l"]["origin"] == CATALOGUE["vit_l"].url
+
+
+def test_verify_checks_all_that_are_here(casam, tmp_path):
+    assert casam("backbone", "verify").stdout == "mini: verified\n"
+    weights = tmp_path / "cache" / "backbones" / "vit_b.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"not what was pinned")
+    done = casam("backbone", "verify")
+    assert "mini: verified\nvit_b: FAILED, " in done.stdout
+    assert refused(done, "1 of 2 backbones cannot be used")
+    assert refused(casam("backbone", "verify", "vit_b"), "1 of 1 backbones cannot be used")
+    assert casam("backbone", "verify", "mini").returncode == 0
+
+
+def test_verify_of_an_absent_backbone_says_how_to_get_it(casam):
+    done = casam("backbone", "verify", "vit_l")
+    assert "run `casam backbone pull vit_l` or `casam backbone import FILE`" in done.stdout
+    assert refused(done)
+
+
+def test_import_of_a_file_that_nobody_pinned_is_refused_and_keeps_nothing(casam, tmp_path):
+    (tmp_path / "found.pth").write_bytes(b"a checkpoint from somewhere")
+    digest = hashlib.sha256(b"a checkpoint from somewhere").hexdigest()
+    assert refused(casam("backbone", "import", tmp_path / "found.pth"), digest, CATALOGUE["vit_h"].sha256, "not read")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_import_of_a_pinned_file_makes_it_ready(tmp_path, tiny_backbone, monkeypatch):
+    """In this process, for a catalogue whose pinned file is small enough to have."""
+    import torch
+
+    from casam_fed.backbone.catalogue import BackboneCard
+    from casam_fed.files import sha256_file
+
+    monkeypatch.setenv("CASAM_CACHE", str(tmp_path / "cache"))
+    torch.save(tiny_backbone.sam.state_dict(), tmp_path / "tiny.pth")
+    card = BackboneCard("tiny", tiny_backbone.geometry, sha256_file(tmp_path / "tiny.pth"), "http://127.0.0.1:9/", 1)
+    monkeypatch.setitem(CATALOGUE, "tiny", card)
+    imported = CliRunner().invoke(backbone, ["import", str(tmp_path / "tiny.pth")])
+    assert imported.output == f"tiny is ready: {tmp_path / 'cache' / 'backbones' / 'tiny.safetensors'}\n"
+    assert "tiny: verified" in CliRunner().invoke(backbone, ["verify"]).output
+    pulled = CliRunner().invoke(backbone, ["pull", "tiny"])
+    assert "cannot download http://127.0.0.1:9/" in str(pulled.exception)
+
+
+def test_pretrain_writes_half_precision_weights_and_says_how(casam, tmp_path):
+    out, work = tmp_path / "new" / "mini.safetensors", tmp_path / "work"
+    done = casam("backbone", "pretrain", "--out", out, "--work", work, "--steps", 1, "--seed", 5, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert f"{out}: SHA-256 {digest}, made with " in done.stdout
+    assert out.stat().st_size < 9e6
+    assert list(out.parent.iterdir()) == [out]
+    with safe_open(out, framework="np") as file:
+        made = json.loads(file.metadata()["pretraining"])
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
+    assert PretrainOptions(**made) == PretrainOptions(steps=1, seed=5)
+
+
+@pytest.mark.parametrize("place", ["file/mini.safetensors", "folder"])
+def test_pretrain_refuses_a_place_it_could_not_write_before_it_trains(casam, tmp_path, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    done = casam("backbone", "pretrain", "--out", tmp_path / place, "--work", tmp_path / "work", "--steps", 10**6)
+    assert refused(done, "cannot write", str(tmp_path / place.split("/")[0]))
+    assert not (tmp_path / "work").exists()
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_an_unknown_device_is_refused(casam, tmp_path):
+    done = casam("backbone", "pretrain", "--out", tmp_path / "out", "--work", tmp_path / "work", "--device", "tpu")
+    assert refused(done, "unknown device 'tpu'; choose auto, cuda, mps or cpu")
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(casam, tmp_path):
+    """The signal comes when the command has begun, at the import of what it runs."""
+    interrupt = (
+        "import signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'casam_fed.backbone.pretrain':\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+    )
+    command = ("backbone", "pretrain", "--out", tmp_path / "out", "--work", tmp_path / "work")
+    done = casam(*command, before=interrupt)
+    assert done.returncode == 130
+    assert done.stderr.endswith("casam: interrupted\n")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_measure_reports_drawn_images_and_every_site(casam, blobs):
+    command = ("backbone", "measure", "--draws", 3, "--nuclei", blobs.parent, "--device", "cpu")
+    shown = casam(*command).stdout.splitlines()
+    told = json.loads(casam(*command, "--json").stdout)
+    assert told["backbone"] == "mini"
+    assert told["sha256"] == CATALOGUE["mini"].sha256
+    assert shown == [
+        f"3 drawn images: box-prompted IoU {told['drawn_box_iou']:.3f}, "
+        f"one-point-prompted IoU {told['drawn_point_iou']:.3f}",
+        f"blobs: tight box per instance, IoU {told['sites']['blobs']['iou_all']:.3f} over all, "
+        f"{told['sites']['blobs']['iou_five_largest']:.3f} over the five largest",
+    ]
+    assert told["sites"]["blobs"]["iou_all"] > 0.5
+
+
+def test_measure_refuses_a_folder_without_sites(casam, tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert refused(casam("backbone", "measure", "--nuclei", folder), str(folder), "give the folder of the sites")
+
+
+def test_measure_refuses_an_image_without_a_mask(casam, blobs):
+    next((blobs / "test" / "masks").iterdir()).unlink()
+    assert refused(casam("backbone", "measure", "--draws", 0, "--nuclei", blobs.parent), "mask")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["backbone", "pull"],
+        ["backbone", "pretrain", "--steps", "0"],
+        ["backbone", "measure", "--draws", "many"],
+        ["backbone", "lst"],
+        ["backbone", "list", "--jsn"],
+    ],
+)
+def test_wrong_usage_ends_with_2(casam, arguments):
+    done = casam(*arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
