@@ -1,0 +1,1 @@
+"""The frozen Segment Anything Model: catalogue, checkpoints, loading, `embed` and `decode`; the mini SAM and its images."""
