@@ -28,7 +28,7 @@ from casam_fed.errors import TrainingError
 
 __all__ = ["PretrainOptions", "pretrain"]
 
-_CLICK_WEIGHT = 3.0
+_CLICK_WEIGHT = 6.0
 
 
 @dataclass(frozen=True)

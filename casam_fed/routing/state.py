@@ -164,8 +164,9 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
             statistics or thresholds cannot come from any features.
     """
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("router.")}
-    mean = found.get("router.gaussian.mean")
-    _check_schema(found, expected_router_shapes(mean.numel() if mean is not None else 0))
+    mean = found.get("router.gaussian.mean", torch.empty(0))
+    # A missing or empty mean is compared with one channel, so that the schema names what is wrong with it.
+    _check_schema(found, expected_router_shapes(max(1, mean.numel())))
     covariance = found["router.gaussian.covariance"]
     _check_covariance(covariance)
     try:
@@ -204,6 +205,8 @@ def _check_schema(found: Mapping[str, Tensor], expected: Mapping[str, tuple[tupl
 
 def _check_covariance(covariance: Tensor) -> None:
     scale = float(covariance.abs().max())
+    if scale == 0:
+        raise ReleaseError("router.gaussian.covariance is zero; train the task again on images that differ")
     if (covariance - covariance.T).abs().max() > _ROUNDING * scale:
         raise ReleaseError("router.gaussian.covariance is not symmetric; train the task again")
     if torch.linalg.eigvalsh(covariance)[0] < -_ROUNDING * scale * len(covariance):
