@@ -11,6 +11,9 @@ from casam_fed.backbone.catalogue import Geometry
 from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.backbone.sam_modules import build_sam
 
+# Sums differ in their last bits with the number of threads, and a site sets it for its process: one number for all tests.
+torch.set_num_threads(1)
+
 TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
 
 

@@ -244,5 +244,5 @@ class GaussianScorer:
             whitened = torch.addmm(
                 self._offset[rows].reshape(-1, 1), self._whitening[rows].flatten(0, 1), standardised, beta=-1
             )
-            torch.sum(whitened.square_().view(-1, channels, images), dim=1, out=result[rows])
+            torch.sum(whitened.square_().unflatten(0, (-1, channels)), dim=1, out=result[rows])
         return (result + self._log_det[:, None]).T.contiguous()

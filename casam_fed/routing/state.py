@@ -165,7 +165,7 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
     """
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("router.")}
     mean = found.get("router.gaussian.mean", torch.empty(0))
-    # A missing or empty mean is compared with one channel, so that the schema names what is wrong with it.
+    # A missing or empty mean is held against one channel, so that the schema check names it.
     _check_schema(found, expected_router_shapes(max(1, mean.numel())))
     covariance = found["router.gaussian.covariance"]
     _check_covariance(covariance)
@@ -188,12 +188,12 @@ def _train(features: Tensor, options: RouterOptions) -> dict[str, Tensor]:
 
 
 def _check_schema(found: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            raise ReleaseError(f"the release lacks the tensor {name}; export it again with this version of casam-fed")
-        if name not in expected:
-            raise ReleaseError(f"the release holds the undeclared tensor {name}; export it again without it")
-        tensor, (shape, dtype) = found[name], expected[name]
+    for name in sorted(expected.keys() - found.keys()):
+        raise ReleaseError(f"the release lacks the tensor {name}; export it again with this version of casam-fed")
+    for name in sorted(found.keys() - expected.keys()):
+        raise ReleaseError(f"the release holds the undeclared tensor {name}; export it again without it")
+    for name, (shape, dtype) in sorted(expected.items()):
+        tensor = found[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise ReleaseError(
                 f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} but must have {shape} and {dtype};"

@@ -181,7 +181,7 @@ class VAEScorer:
     def _score_tasks(self, rows: slice, columns: Tensor) -> Tensor:
         weight, bias = self._encoder
         hidden = torch.addmm(bias[rows].reshape(-1, 1), weight[rows].flatten(0, 1), columns)
-        hidden = functional.gelu(hidden.view(-1, weight.shape[1], columns.shape[1]))
+        hidden = functional.gelu(hidden.unflatten(0, (-1, weight.shape[1])))
         mu, logvar = _apply(self._heads, rows, hidden).chunk(2, dim=1)
         latent = mu
         if self._generator is not None:
