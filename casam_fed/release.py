@@ -77,7 +77,7 @@ def parse(data: bytes, max_bytes: int = MAX_RELEASE_BYTES) -> Release:
     if header.keys() != expected.keys():
         name = min(header.keys() ^ expected.keys())
         # The name is the sender's: escaped, it can neither break the sentence in two nor move a terminal's cursor.
-        raise _refusal(f"tensor {ascii(name[:80])} {'is missing' if name in expected else 'does not belong there'}")
+        raise _refusal(f"tensor {name[:80]!a} {'is missing' if name in expected else 'does not belong there'}")
     _check_layout(header, expected, len(data) - start)
     try:
         tensors = load(data)

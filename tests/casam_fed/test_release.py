@@ -43,8 +43,18 @@ def _split(data: bytes) -> tuple[Header, bytes]:
 
 
 def _join(header: Header | str, payload: bytes) -> bytes:
-    text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    """Return a safetensors file with this header: a dict as safetensors writes it, a text as it is."""
+    if isinstance(header, str):
+        text = header.encode()
+    else:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + payload
+
+
+def _rewritten(change: Callable[[str], str]) -> bytes:
+    header, payload = _split(GOOD)
+    return _join(change(json.dumps(header, separators=(",", ":"))), payload)
 
 
 def _changed(change: Callable[[Header], None]) -> bytes:
@@ -72,13 +82,21 @@ def _set(tensor: torch.Tensor, value: float) -> torch.Tensor:
     return changed
 
 
+def _indefinite(tensor: torch.Tensor) -> torch.Tensor:
+    """Symmetric with a positive diagonal, and yet the covariance of nothing."""
+    changed = torch.eye(len(tensor), dtype=tensor.dtype)
+    changed[0, 1] = changed[1, 0] = 5
+    return changed
+
+
 def _unsymmetric(tensor: torch.Tensor) -> torch.Tensor:
     changed = tensor.clone()
     changed[0, 1] += 1
     return changed
 
 
-COV, VAE, CONV = "router.gaussian.covariance", "router.vae.encoder.weight", "alignment.block0.conv1.weight"
+COV, VAE = "router.gaussian.covariance", "router.vae.encoder.weight"
+CONV, ECA = "alignment.block0.conv1.weight", "alignment.block0.channel_conv.weight"
 DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "too short"),
     "truncated payload": (lambda: GOOD[:-1], "do not fill the file exactly"),
@@ -90,6 +108,9 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "header not an object": (lambda: _join("[1]", b""), "not a JSON object"),
     "key stands twice": (lambda: _join('{"a":1,"a":1}', b""), "not plain JSON"),
     "pickle": (lambda: pickle.dumps({"alignment": [1, 2, 3]}), "cut off"),
+    "header padded": (lambda: _rewritten(lambda text: text + " " * 64), "in the form that safetensors writes"),
+    "header with spaces": (lambda: _rewritten(lambda t: t.replace(",", ", ")), "in the form that safetensors writes"),
+    "header escaped": (lambda: _rewritten(lambda t: t.replace('"F64"', '"\\u004664"')), "in the form that safetensors"),
     "no metadata": (lambda: _changed(lambda h: h.pop("__metadata__")), "must hold the card"),
     "second metadata key": (lambda: _changed(lambda h: h["__metadata__"].update(note="x")), "must hold the card"),
     "card not text": (lambda: _changed(lambda h: h["__metadata__"].update(card=1)), "must hold the card"),
@@ -107,7 +128,13 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "other blocks": (lambda: _with_card(blocks=2), "is missing"),
     "missing tensor": (lambda: _changed(lambda h: h.pop(COV)), "is missing"),
     "extra tensor": (lambda: _changed(lambda h: h.update(images=h[COV])), "'images' does not belong there"),
+    "name with a line break": (
+        lambda: _changed(lambda h: h.update({"a\nadmitted\x1b[2J": h[COV]})),
+        r"'a\\nadmitted\\x1b\[2J' does not belong there",
+    ),
     "shape of 10^15": (lambda: _changed(lambda h: h[COV].update(shape=[10**15])), r"must be F64 \[8, 8\]"),
+    "shape of fractions": (lambda: _changed(lambda h: h[COV].update(shape=[8.0, 8.0])), r"must be F64 \[8, 8\]"),
+    "shape of truths": (lambda: _changed(lambda h: h[ECA].update(shape=[True, 1, 3])), r"must be F32 \[1, 1, 3\]"),
     "wrong type": (lambda: _changed(lambda h: h[COV].update(dtype="F16")), r"must be F64 \[8, 8\]"),
     "no offsets": (lambda: _changed(lambda h: h[COV].pop("data_offsets")), "malformed"),
     "offsets not numbers": (lambda: _changed(lambda h: h[COV].update(data_offsets=["0", "512"])), "malformed"),
@@ -119,10 +146,11 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "NaN": (lambda: _with_values(CONV, lambda t: _set(t, float("nan"))), "NaN or infinity"),
     "infinity": (lambda: _with_values(COV, lambda t: _set(t, float("inf"))), "NaN or infinity"),
-    "no images": (lambda: _with_values("router.gaussian.count", torch.zeros_like), "count no image"),
+    "no images": (lambda: _with_values("router.gaussian.count", torch.zeros_like), "count 0 images"),
     "unsymmetric covariance": (lambda: _with_values(COV, _unsymmetric), "not symmetric"),
     "negative variance": (lambda: _with_values(COV, lambda t: -t), "negative variance"),
-    "threshold below median": (lambda: _with_values("router.thresholds", lambda t: t.flip(1)), "below the median"),
+    "indefinite covariance": (lambda: _with_values(COV, _indefinite), "negative variance"),
+    "threshold below median": (lambda: _with_values("router.thresholds", lambda t: t.flip(1)), "not below the median"),
 }
 
 
