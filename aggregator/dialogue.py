@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from casam_fed.release import MAX_RELEASE_BYTES
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -29,6 +28,7 @@ from casam_fed.exchange import (
     unwrap_bytes,
     wrap_bytes,
 )
+from casam_fed.release import MAX_RELEASE_BYTES
 
 __all__ = ["Dialogue", "meet"]
 

@@ -7,12 +7,12 @@ aggregator gets a code.
 import logging
 from collections.abc import Callable
 
-from casam_fed.release import MAX_RELEASE_BYTES
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from casam_fed.errors import CasamError
 from casam_fed.exchange import Request, decode_json, encode_json, unwrap_bytes, wrap_bytes
+from casam_fed.release import MAX_RELEASE_BYTES
 from site_client.site import Site
 
 __all__ = ["SiteOf", "make_client_app"]
