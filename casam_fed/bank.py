@@ -4,13 +4,14 @@
     <bank>/bank.json                      the snapshot: canonical JSON without time or place
 
 Objects are written before the snapshot that names them, and the snapshot is replaced atomically: a crash leaves the old
-bank or the new one, and at worst an object that nobody names. The digest of the snapshot depends only on the releases
-and their order, on every platform.
+bank or the new one, and at worst files that nobody names, which the next change removes. The digest of the snapshot
+depends only on the releases and their order, on every platform.
 """
 
 import contextlib
 import fcntl
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +24,16 @@ from safetensors.torch import load, save
 
 from casam_fed.card import Digest, Slug
 from casam_fed.config import STRICT
-from casam_fed.errors import BankError, CasamError
+from casam_fed.errors import BankError, CasamError, ReleaseError, StorageError, TrainingError
 from casam_fed.files import sha256_bytes, write_atomically
 from casam_fed.release import MAX_RELEASE_BYTES, Release, parse
-from casam_fed.routing.gaussian import Background
+from casam_fed.routing.gaussian import Background, GaussianScorer
+from casam_fed.routing.state import router_state_from
 
 __all__ = ["Entry", "LayerBank", "Snapshot"]
 
 _MAX_SNAPSHOT_BYTES = 8 << 20
+_OBJECT_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -106,13 +109,10 @@ class LayerBank:
 
         Raises:
             BankError: there is no bank, its snapshot is damaged, or its background statistics are.
+            StorageError: a file cannot be read.
         """
         self.folder = folder
-        try:
-            data = (folder / "bank.json").read_bytes()
-        except FileNotFoundError as error:
-            raise BankError(f"there is no bank in {folder}; create one, or give its folder") from error
-        self._snapshot = Snapshot.parse(data)
+        self._snapshot = _read_snapshot(folder)
         self.background = _background(self.object_bytes(self._snapshot.background))
 
     @staticmethod
@@ -123,12 +123,12 @@ class LayerBank:
             BankError: the folder holds a bank already.
             StorageError: the disk is full or cannot be written.
         """
-        if (folder / "bank.json").exists():
-            raise BankError(f"{folder} holds a bank already; open it, or give another folder")
-        data = save({"mean": background.mean.contiguous(), "std": background.std.contiguous()})
+        data = _background_bytes(background)
         digest = sha256_bytes(data)
-        write_atomically(_object_path(folder, digest), data)
-        write_atomically(folder / "bank.json", Snapshot(backbone, backbone_digest, digest, ()).data)
+        with _only_writer(folder):
+            if (folder / "bank.json").exists():
+                raise BankError(f"{folder} holds a bank already; open it, or give another folder")
+            _commit(folder, Snapshot(backbone, backbone_digest, digest, ()), {digest: data})
         return LayerBank(folder)
 
     @staticmethod
@@ -140,21 +140,21 @@ class LayerBank:
                 copy then stays at its old snapshot.
             StorageError: the disk is full or cannot be written.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        named = {entry.digest: entry for entry in snapshot.active}
+        fresh = {digest: objects[digest] for digest in snapshot.object_digests if digest in objects}
         with _only_writer(folder):
-            named = {entry.digest: entry for entry in snapshot.active}
+            # The background comes first: the releases are checked against it.
             for digest in snapshot.object_digests:
                 path = _object_path(folder, digest)
-                data = objects[digest] if digest in objects else _read_object(path)
+                data = fresh[digest] if digest in fresh else _read_object(path)
                 _check_digest(data, digest, path)
-                if digest in named:
-                    _check_entry(parse(data), named[digest], snapshot)
+                if digest == snapshot.background:
+                    background = _background(data)
                 else:
-                    _background(data)
-                if digest in objects:
-                    write_atomically(path, data)
-            write_atomically(folder / "bank.json", snapshot.data)
-            _sweep(folder, snapshot)
+                    release = parse(data)
+                    _check_entry(release, named[digest], snapshot, background)
+                    _check_scores(release, background)
+            _commit(folder, snapshot, fresh)
         return LayerBank(folder)
 
     def snapshot(self) -> Snapshot:
@@ -170,45 +170,48 @@ class LayerBank:
 
         Raises:
             BankError: another release is in force for the task, or the backbone is another one.
+            ReleaseError: the bytes are not a release, or its statistics give no scores against this background.
             StorageError: the disk is full or cannot be written; the bank stays as it was.
         """
+        # Only the bytes count, whatever the caller's object says of them.
+        release = parse(release.data)
+        card = release.card
         with self._changing():
             for entry in self._snapshot.active:
                 if entry.digest == release.digest:
                     return entry
-                if entry.task == release.card.task:
+                if entry.task == card.task:
                     raise BankError(
                         f"task {entry.task} has another release in force; retire it before admitting this one"
                     )
-            if release.card.backbone_digest != self._snapshot.backbone_digest:
+            if not _same_backbone(release, self._snapshot, self.background):
                 raise BankError(
                     f"the release was made with another backbone than {self._snapshot.backbone}; train it again with that"
                 )
-            card = release.card
+            _check_scores(release, self.background)
             entry = Entry(len(self._snapshot.entries), card.site, card.task, release.digest, len(release.data))
-            path = _object_path(self.folder, release.digest)
-            write_atomically(path, release.data)
-            try:
-                self._replace(replace(self._snapshot, entries=(*self._snapshot.entries, entry)))
-            except BaseException:
-                path.unlink(missing_ok=True)
-                raise
-            return entry
+            entries = (*self._snapshot.entries, entry)
+            _commit(self.folder, replace(self._snapshot, entries=entries), {release.digest: release.data})
+        return entry
 
     def load(self, task: str) -> Release:
         """Return the release in force for a task; its digest is checked on every call.
 
         Raises:
-            BankError: no such task, or its file is missing or damaged.
+            BankError: no such task, its file is missing or damaged, or is another task's.
+            StorageError: the file cannot be read.
         """
         entry = self._entry(task)
-        return parse(self.object_bytes(entry.digest))
+        release = parse(self.object_bytes(entry.digest))
+        _check_entry(release, entry, self._snapshot, self.background)
+        return release
 
     def object_bytes(self, digest: str) -> bytes:
         """Return the bytes of an object after checking their digest.
 
         Raises:
             BankError: the file is missing or damaged.
+            StorageError: the file cannot be read.
         """
         path = _object_path(self.folder, digest)
         data = _read_object(path)
@@ -226,9 +229,8 @@ class LayerBank:
             old = self._entry(task)
             new = replace(old, status="retired")
             entries = tuple(new if entry == old else entry for entry in self._snapshot.entries)
-            self._replace(replace(self._snapshot, entries=entries))
-            _sweep(self.folder, self._snapshot)
-            return new
+            _commit(self.folder, replace(self._snapshot, entries=entries), {})
+        return new
 
     def _entry(self, task: str) -> Entry:
         for entry in self._snapshot.active:
@@ -237,25 +239,34 @@ class LayerBank:
         known = ", ".join(entry.task for entry in self._snapshot.active) or "none"
         raise BankError(f"the bank has no task {task}; choose one of: {known}")
 
-    def _replace(self, snapshot: Snapshot) -> None:
-        write_atomically(self.folder / "bank.json", snapshot.data)
-        self._snapshot = snapshot
-
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Hold the bank's lock, and see what another process has changed meanwhile."""
         with _only_writer(self.folder):
-            self._snapshot = Snapshot.parse((self.folder / "bank.json").read_bytes())
-            yield
+            self._snapshot = _read_snapshot(self.folder)
+            try:
+                yield
+            finally:
+                self._snapshot = _read_snapshot(self.folder)
 
 
 def _object_path(folder: Path, digest: str) -> Path:
     return folder / "objects" / f"{digest}.safetensors"
 
 
+def _read_snapshot(folder: Path) -> Snapshot:
+    path = folder / "bank.json"
+    try:
+        with _as_storage_error("read", path):
+            return Snapshot.parse(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BankError(f"there is no bank in {folder}; create one, or give its folder") from error
+
+
 def _read_object(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with _as_storage_error("read", path):
+            return path.read_bytes()
     except FileNotFoundError as error:
         raise BankError(f"{path} is missing from the bank; restore it from a copy, or sync the bank again") from error
 
@@ -267,31 +278,100 @@ def _check_digest(data: bytes, digest: str, path: Path) -> None:
         )
 
 
-def _check_entry(release: Release, entry: Entry, snapshot: Snapshot) -> None:
-    card = release.card
-    facts = (card.site, card.task, card.backbone_digest, len(release.data))
-    if facts != (entry.site, entry.task, snapshot.backbone_digest, entry.bytes):
+def _same_backbone(release: Release, snapshot: Snapshot, background: Background) -> bool:
+    made_with = (release.card.backbone_digest, release.card.channels)
+    return made_with == (snapshot.backbone_digest, background.mean.numel())
+
+
+def _check_entry(release: Release, entry: Entry, snapshot: Snapshot, background: Background) -> None:
+    facts = (release.card.site, release.card.task, len(release.data))
+    if facts != (entry.site, entry.task, entry.bytes) or not _same_backbone(release, snapshot, background):
         raise BankError(f"the release of task {entry.task} contradicts the snapshot; fetch both again")
 
 
+def _check_scores(release: Release, background: Background) -> None:
+    """One entry that no router can be built from would stop the routing of the whole bank."""
+    try:
+        GaussianScorer([router_state_from(release.router).gaussian], background)
+    except TrainingError as error:
+        raise ReleaseError(
+            f"the statistics of task {release.card.task} give no scores against this bank's background; "
+            "train it again on images that differ"
+        ) from error
+
+
+def _background_bytes(background: Background) -> bytes:
+    return save({"mean": background.mean.contiguous(), "std": background.std.contiguous()})
+
+
 def _background(data: bytes) -> Background:
+    """Read the background statistics; the file must hold them and nothing else, as `_background_bytes` writes them."""
     try:
         tensors = load(data)
-        return Background(tensors["mean"], tensors["std"])
+        background = Background(tensors["mean"], tensors["std"])
     except (SafetensorError, KeyError, CasamError) as error:
         raise BankError("the bank's background statistics are damaged; sync the bank again") from error
+    if _background_bytes(background) != data:
+        raise BankError("the bank's background statistics hold more than mean and std; sync the bank again")
+    return background
+
+
+def _commit(folder: Path, snapshot: Snapshot, fresh: Mapping[str, bytes]) -> None:
+    """Write the fresh objects, then the snapshot that names them, then remove what it no longer names.
+
+    The caller holds the lock. On failure the objects that were not there before are taken back, unless the snapshot that
+    names them is in place already: the folder may refuse to be flushed after the rename.
+    """
+    data = snapshot.data
+    if len(data) > _MAX_SNAPSHOT_BYTES:
+        raise BankError(f"the bank in {folder} lists as many releases as it can; create a new bank for more")
+    created = [path for path in (_object_path(folder, digest) for digest in fresh) if not path.exists()]
+    try:
+        for digest, content in fresh.items():
+            write_atomically(_object_path(folder, digest), content)
+        write_atomically(folder / "bank.json", data)
+    except BaseException:
+        if not _in_place(folder / "bank.json", data):
+            for path in created:
+                path.unlink(missing_ok=True)
+        raise
+    _sweep(folder, snapshot)
+
+
+def _in_place(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == data
 
 
 def _sweep(folder: Path, snapshot: Snapshot) -> None:
-    """Remove objects that no snapshot names: retired ones, and those a crash left behind."""
-    kept = set(snapshot.object_digests)
-    for path in (folder / "objects").iterdir():
-        if path.stem not in kept:
-            path.unlink()
+    """Remove objects that the snapshot does not name, and files that a crash left half written; nothing else."""
+    kept = {f"{digest}.safetensors" for digest in snapshot.object_digests}
+    objects = folder / "objects"
+    with _as_storage_error("tidy", objects):
+        unnamed = [path for path in objects.iterdir() if _OBJECT_NAME.fullmatch(path.name) and path.name not in kept]
+        for path in (*unnamed, *objects.glob(".*.safetensors.*.part"), *folder.glob(".bank.json.*.part")):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def _only_writer(folder: Path) -> Iterator[None]:
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock of the bank in `folder`, waiting for it; the system frees it when its process ends, however it ends."""
+    path = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        with _as_storage_error("lock", path):
+            folder.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _as_storage_error(action: str, path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into our error; a missing file stays FileNotFoundError when reading."""
+    try:
+        yield
+    except OSError as error:
+        if action == "read" and isinstance(error, FileNotFoundError):
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StorageError(
+            f"cannot {action} {path}: {reason}; let this user read and write the bank's folder, then run again"
+        ) from error

@@ -206,7 +206,7 @@ class GaussianScorer:
         covariances *= (1 - rho)[:, None, None]
         covariances.diagonal(dim1=1, dim2=2).add_((rho * average)[:, None])
         factor, failed = torch.linalg.cholesky_ex(covariances)
-        bad = torch.nonzero((failed > 0) | (average <= 0)).flatten()
+        bad = torch.nonzero(failed).flatten()
         if len(bad):
             raise TrainingError(
                 f"task {start + int(bad[0])} has statistics without a usable spread: its {int(counts[bad[0]])} image(s)"

@@ -26,8 +26,20 @@ __all__ = [
 _KINDS: tuple[RouterKind, ...] = ("gaussian", "vae")
 """Rows of `router.thresholds`, in this order."""
 
-_ROUNDING = 1e-9
-"""Relative to the largest entry, how unsymmetric or negative a released covariance may be through rounding alone."""
+_UNSYMMETRIC = 1e-9
+"""How far a released covariance may be from symmetric, relative to its largest entry."""
+
+_NEGATIVE = 1e-12
+"""How negative an eigenvalue of it may be through rounding, relative to its trace; far below what shrinkage adds."""
+
+_MOST_IMAGES = 10_000_000
+"""A count above it would switch the shrinkage off, and a covariance without full rank could not be factorised."""
+
+_LARGEST = 1e6
+"""Bound on released means, standard deviations and VAE weights: beyond it, scores could overflow to NaN."""
+
+_LEAST_VARIANCE = 1e-18
+"""Least of the largest variances: below it, images differ by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,7 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
     mean = found.get("router.gaussian.mean", torch.empty(0))
     # A missing or empty mean is held against one channel, so that the schema check names it.
     _check_schema(found, expected_router_shapes(max(1, mean.numel())))
+    _check_magnitudes(found)
     covariance = found["router.gaussian.covariance"]
     _check_covariance(covariance)
     try:
@@ -203,11 +216,23 @@ def _check_schema(found: Mapping[str, Tensor], expected: Mapping[str, tuple[tupl
             raise ReleaseError(f"{name} holds NaN or infinity; train the task again")
 
 
+def _check_magnitudes(found: Mapping[str, Tensor]) -> None:
+    if int(found["router.gaussian.count"]) > _MOST_IMAGES:
+        raise ReleaseError(
+            f"router.gaussian.count is above {_MOST_IMAGES:,} images; check the count of training images"
+        )
+    for name, tensor in found.items():
+        bound = _LARGEST**2 if name == "router.gaussian.covariance" else _LARGEST
+        measured = tensor.is_floating_point() and name != "router.thresholds"
+        if measured and tensor.abs().max() > bound:
+            raise ReleaseError(f"{name} holds values beyond {bound:.0e}; train the task again without outliers")
+
+
 def _check_covariance(covariance: Tensor) -> None:
-    scale = float(covariance.abs().max())
-    if scale == 0:
-        raise ReleaseError("router.gaussian.covariance is zero; train the task again on images that differ")
-    if (covariance - covariance.T).abs().max() > _ROUNDING * scale:
+    scale = covariance.abs().max()
+    if (covariance - covariance.T).abs().max() > _UNSYMMETRIC * scale:
         raise ReleaseError("router.gaussian.covariance is not symmetric; train the task again")
-    if torch.linalg.eigvalsh(covariance)[0] < -_ROUNDING * scale * len(covariance):
+    if torch.linalg.eigvalsh(covariance)[0] < -_NEGATIVE * covariance.trace().abs():
         raise ReleaseError("router.gaussian.covariance has a negative variance in some direction; train the task again")
+    if scale < _LEAST_VARIANCE:
+        raise ReleaseError("router.gaussian.covariance is zero; train the task again on images that differ")

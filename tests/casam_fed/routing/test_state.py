@@ -46,6 +46,11 @@ DEFECTS = {
     "unsymmetric": ("router.gaussian.covariance", unsymmetric(), "symmetric"),
     "negative variance": ("router.gaussian.covariance", identity(-1.0), "negative"),
     "no spread": ("router.gaussian.covariance", identity(0.0), "zero"),
+    "rounding for a spread": ("router.gaussian.covariance", identity(1e-30), "zero"),
+    "too many images": ("router.gaussian.count", torch.tensor(2**60), "count"),
+    "huge mean": ("router.gaussian.mean", torch.full((C,), 1e200, dtype=torch.float64), "beyond"),
+    "huge variance": ("router.gaussian.covariance", identity(1e200), "beyond"),
+    "huge weight": ("router.vae.decoder1.weight", torch.full((128, 64), -1e30), "beyond"),
     "threshold below median": ("router.thresholds", torch.tensor([[2.0, 1.0]] * 2, dtype=torch.float64), "median"),
 }
 
@@ -58,6 +63,15 @@ def test_tensors_that_no_site_could_have_computed_are_refused(tensors, defect):
         changed[name] = value
     with pytest.raises(ReleaseError, match=reason):
         router_state_from(changed)
+
+
+def test_the_least_shrunk_covariance_that_is_accepted_still_has_scores(tensors):
+    """One entry that no router can be built from would stop the whole bank."""
+    direction = torch.arange(1.0, C + 1, dtype=torch.float64)
+    changed = {"router.gaussian.count": torch.tensor(10_000_000)}
+    changed["router.gaussian.covariance"] = torch.outer(direction, direction)
+    state = router_state_from(tensors | changed)
+    assert torch.isfinite(GaussianScorer([state.gaussian], BACKGROUND).scores(features(1, 3))).all()
 
 
 def test_tensors_of_the_alignment_layer_are_not_looked_at(tensors):
