@@ -9,11 +9,12 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -108,14 +109,15 @@ class FlowerRun:
             raise SimulationError(f"Flower did not start the run; its log is {self.log}") from error
 
     def stop(self) -> None:
-        """End every process of the run: politely, then by force."""
-        for send in (psutil.Process.terminate, psutil.Process.kill):
-            members = self._members()
-            for process in members:
-                with contextlib.suppress(psutil.Error):
-                    send(process)
-            psutil.wait_procs(members, timeout=_GRACE_S)
-        shutil.rmtree(self._home, ignore_errors=True)
+        """End every process of the run: politely, then by force; a second Ctrl-C waits until that is done."""
+        with _uninterrupted():
+            for send in (psutil.Process.terminate, psutil.Process.kill):
+                members = self._members()
+                for process in members:
+                    with contextlib.suppress(psutil.Error):
+                        send(process)
+                psutil.wait_procs(members, timeout=_GRACE_S)
+            shutil.rmtree(self._home, ignore_errors=True)
 
     def _members(self) -> list[psutil.Process]:
         """Return the run's living processes: those with its Flower home in their environment, and their descendants.
@@ -132,6 +134,16 @@ class FlowerRun:
                 self._seen.update(process.children(recursive=True))
         self._seen = {process for process in self._seen if process.is_running()}
         return list(self._seen)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back; what came meanwhile is delivered at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _flwr(*arguments: str) -> list[str]:

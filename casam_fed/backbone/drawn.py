@@ -48,11 +48,14 @@ def draw(seed: int, index: int, size: int) -> Drawing:
     return Drawing(np.round(image * 255).astype(np.uint8), labels, layers)
 
 
-def draw_targets(drawing: Drawing, count: int, rng: Rng, min_pixels: int = 24) -> npt.NDArray[np.bool_]:
+def draw_targets(
+    drawing: Drawing, count: int, rng: Rng, min_pixels: int = 24, single: bool = False
+) -> npt.NDArray[np.bool_]:
     """Return up to `count` masks of a drawing, bool [n, h, w], objects preferred to regions.
 
-    Half are one connected object or region, a quarter all parts of one label; the others are class-like: all objects of
-    one layer. Each covers between `min_pixels` and 70% of the image; n is 0 when nothing does.
+    Half of the objects stand for all objects of their layer, as a class does, but each layer only once; of the rest, most
+    masks are one connected object or region, and some are all parts of one label. With `single` every mask is connected:
+    what one click can mean. Each covers between `min_pixels` and 70% of the image; n is 0 when nothing does.
     """
     areas = np.bincount(drawing.labels.ravel())
     largest = 0.7 * drawing.labels.size
@@ -63,14 +66,16 @@ def draw_targets(drawing: Drawing, count: int, rng: Rng, min_pixels: int = 24) -
     weights = np.sqrt(areas[fits]) * np.where(fits >= drawing.layers[0], 4.0, 1.0)
     chosen = rng.choice(fits, size=min(count, fits.size), replace=False, p=weights / weights.sum())
     masks = []
+    shown = {0}
     for label in chosen:
+        layer = int(np.searchsorted(drawing.layers, label, side="right"))
         way = rng.random()
         mask = drawing.labels == label
-        if way < 0.5:
-            mask = _one_component(mask, rng)
-        elif way < 0.75 and label >= drawing.layers[0]:
-            layer = int(np.searchsorted(drawing.layers, label, side="right"))
+        if not single and way < 0.5 and layer not in shown:
+            shown.add(layer)
             mask = (drawing.labels >= drawing.layers[layer - 1]) & (drawing.labels < drawing.layers[layer])
+        elif single or way < 0.85:
+            mask = _one_component(mask, rng)
         if min_pixels <= mask.sum() <= largest:
             masks.append(mask)
     return np.stack(masks) if masks else np.zeros((0, *drawing.labels.shape), dtype=bool)
@@ -116,7 +121,9 @@ def _label_map(rng: Rng, height: int, width: int) -> tuple[Labels, tuple[int, ..
     coarse = int(rng.integers(1, 9))
     labels = _smooth(rng, height, width, coarse, regions).argmax(axis=0).astype(np.int32)
     layers = [regions]
-    for paint, count in ((_paint_cells, int(rng.integers(0, 3))), (_paint_blob, int(rng.integers(0, 4)))):
+    # One crowd and nothing else is what many microscopes show, and where "all objects" has one meaning only.
+    crowds, blobs = (1, 0) if rng.random() < 0.35 else (int(rng.integers(0, 3)), int(rng.integers(0, 4)))
+    for paint, count in ((_paint_cells, crowds), (_paint_blob, blobs)):
         for _ in range(count):
             labels, next_label = paint(rng, labels, layers[-1])
             layers.append(next_label)

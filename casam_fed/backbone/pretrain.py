@@ -1,105 +1,64 @@
 """Pre-training of the mini SAM on drawn images only.
 
-AdamW with a warm-up, a plateau and a linear descent; box and point prompts of random regions. The cross-entropy is taken
-inside a window around each target, where foreground and background weigh about the same: over the whole image it would
-either never leave the empty mask or, class-balanced, swell small objects.
+AdamW with a warm-up, a plateau and a linear descent. The cross-entropy is taken inside a window around each target, where
+foreground weighs as if it filled at least a fixed share: over the whole image it would never leave the empty mask;
+balanced to halves, it would swell small objects. A linear head, dropped afterwards, has to read the image's colours at the
+masks' resolution off the embedding: a box alone nearly tells a small object's mask, so prompts would teach the encoder
+little of what lies inside a patch, and an alignment layer can only use what the embedding holds.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from casam_fed.backbone.catalogue import Geometry
 from casam_fed.backbone.decoding import Prompts, decode_pairs
-from casam_fed.backbone.drawn import draw, draw_targets
-from casam_fed.backbone.preparation import normalise
+from casam_fed.backbone.drawn_batches import DrawnBatch, DrawnBatches
 from casam_fed.backbone.sam_modules import Sam, build_sam
-from casam_fed.data.prompts import tight_box
 from casam_fed.errors import TrainingError
+from casam_fed.files import write_atomically
 
 __all__ = ["PretrainOptions", "pretrain"]
 
-_CLICK_WEIGHT = 6.0
+_SHARE = 0.3
+"""Foreground of a window weighs as if it filled this share of it, within the bounds below."""
+_MOST_WEIGHT = 10.0
+_CLICK_WEIGHT = 4.0
+"""A click leaves the extent open; an honest hedge below one half would be an empty mask, so foreground weighs more."""
+
+_COLOUR_WEIGHT = 0.5
+_CHECKPOINT_EVERY = 250
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
     """How the mini SAM is pre-trained; every field is recorded beside the weights.
 
-    `plateau` is the share of the steps before the learning rate descends to zero; `workers` draw images in parallel.
+    `boxes` and `clicks` are prompts an image; `plateau` is the share of the steps before the learning rate descends to
+    zero; `workers` draw images in parallel.
     """
 
     steps: int = 6000
     images: int = 16
-    prompts: int = 6
+    boxes: int = 4
+    clicks: int = 2
     learning_rate: float = 8e-4
     weight_decay: float = 0.05
     warmup: int = 200
     plateau: float = 0.5
     box_jitter: float = 0.08
-    point_share: float = 0.3
     seed: int = 0
     workers: int = 1
-
-
-@dataclass(frozen=True)
-class _Batch:
-    images: Tensor  # float32 [B, 3, S, S], normalised and padded
-    masks: Tensor  # bool [P, S, S]
-    owner: Tensor  # int64 [P]
-    boxes: Tensor  # float32 [P, 4], tight
-    jittered: Tensor  # float32 [P, 4]
-    points: Tensor  # float32 [P, 2]
-
-
-class _DrawnBatches(Dataset[_Batch]):
-    """Batch `i` of the endless series, a pure function of the seed and `i`."""
-
-    def __init__(self, options: PretrainOptions, size: int) -> None:
-        self.options, self.size = options, size
-
-    def __len__(self) -> int:
-        return self.options.steps
-
-    def __getitem__(self, step: int) -> _Batch:
-        options, size = self.options, self.size
-        rng = np.random.default_rng((options.seed, 1, step))
-        images = torch.zeros(options.images, 3, size, size)
-        masks, owner, boxes, jittered, points = [], [], [], [], []
-        for row in range(options.images):
-            drawing = draw(options.seed, step * options.images + row, size)
-            height, width = drawing.labels.shape
-            images[row] = normalise(drawing.image, size)
-            for mask in draw_targets(drawing, options.prompts, rng):
-                full = np.zeros((size, size), dtype=bool)
-                full[:height, :width] = mask
-                box = tight_box(full)
-                sides = np.tile(box[2:] - box[:2] + 1, 2)
-                jitter = rng.uniform(-1, 1, 4) * options.box_jitter * sides * (rng.random() < 0.8)
-                ys, xs = np.nonzero(full)
-                pick = rng.integers(len(xs))
-                masks.append(full)
-                owner.append(row)
-                boxes.append(box)
-                jittered.append(np.clip(box + jitter, 0, size - 1))
-                points.append((xs[pick], ys[pick]))
-        return _Batch(
-            images,
-            torch.from_numpy(np.stack(masks)),
-            torch.tensor(owner),
-            torch.from_numpy(np.stack(boxes).astype(np.float32)),
-            torch.from_numpy(np.stack(jittered).astype(np.float32)),
-            torch.tensor(points, dtype=torch.float32),
-        )
 
 
 def pretrain(
@@ -112,42 +71,53 @@ def pretrain(
     """Pre-train a SAM of `geometry` and return it; `work` keeps a checkpoint from which a later call goes on.
 
     Raises:
-        TrainingError: the loss is no longer finite.
+        TrainingError: the loss is no longer finite, or the checkpoint is damaged or belongs to other options.
+        StorageError: the checkpoint cannot be written.
     """
     torch.manual_seed(options.seed)
-    sam = build_sam(geometry).to(device).train()
-    optimizer = torch.optim.AdamW(sam.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    step = _resume(work, sam, optimizer)
-    start, first, smooth_box, smooth_point = time.monotonic(), step, math.nan, math.nan
+    sam = build_sam(geometry)
+    colours = nn.Conv2d(geometry.channels, 3 * 4**2, kernel_size=1)
+    learner = nn.ModuleDict({"sam": sam, "colours": colours}).to(device).train()
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    path, identity = work / "pretrain.safetensors", _identity(geometry, options)
+    step = _resume(path, identity, learner, optimizer)
+    start, first, recent_box, recent_click = time.monotonic(), step, math.nan, math.nan
     for batch in _batches(options, geometry.image_size, step):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * _schedule(step, options)
-        loss, box_iou, point_iou = _loss(sam, batch, options, step, device)
+        loss, box_iou, click_iou = _loss(sam, colours, batch.to(device))
         if not math.isfinite(loss.item()):
             raise TrainingError(f"pre-training diverged at step {step}; lower the learning rate and start again")
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimizer.step()
         step += 1
-        smooth_box = box_iou if math.isnan(smooth_box) else 0.98 * smooth_box + 0.02 * box_iou
-        smooth_point = point_iou if math.isnan(smooth_point) else 0.98 * smooth_point + 0.02 * point_iou
+        recent_box, recent_click = _smooth(recent_box, box_iou), _smooth(recent_click, click_iou)
         if step % 50 == 0:
             pace = (time.monotonic() - start) / (step - first)
-            left = pace * (options.steps - step) / 60
             report(
-                f"step {step}/{options.steps}  loss {loss.item():.3f}  box IoU {smooth_box:.3f}  "
-                f"point IoU {smooth_point:.3f}  {pace:.2f} s/step, {left:.0f} min left"
+                f"step {step}/{options.steps}  loss {loss.item():.3f}  box IoU {recent_box:.3f}  "
+                f"click IoU {recent_click:.3f}  {pace:.2f} s/step, {pace * (options.steps - step) / 60:.0f} min left"
             )
-        if step % 250 == 0:
-            _save(work, sam, optimizer, step)
+        if step % _CHECKPOINT_EVERY == 0 or step == options.steps:
+            _save(path, identity, learner, optimizer, step)
     return sam.eval()
 
 
-def _batches(options: PretrainOptions, size: int, first: int) -> Iterator[_Batch]:
-    dataset = _DrawnBatches(options, size)
-    loader: DataLoader[_Batch] = DataLoader(
-        dataset,
+def _smooth(past: float, value: float) -> float:
+    """Move an average over some fifty steps; a batch without such prompts has no value and changes nothing."""
+    if math.isnan(past) or math.isnan(value):
+        return value if math.isnan(past) else past
+    return 0.98 * past + 0.02 * value
+
+
+def _batches(options: PretrainOptions, size: int, first: int) -> Iterator[DrawnBatch]:
+    batches = DrawnBatches(
+        options.seed, options.steps, size, options.images, options.boxes, options.clicks, options.box_jitter
+    )
+    loader: DataLoader[DrawnBatch] = DataLoader(
+        batches,
         batch_size=None,
         sampler=range(first, options.steps),
         num_workers=options.workers,
@@ -161,41 +131,44 @@ def _schedule(step: int, options: PretrainOptions) -> float:
     return min(1.0, (step + 1) / options.warmup, descent)
 
 
-def _loss(
-    sam: Sam, batch: _Batch, options: PretrainOptions, step: int, device: torch.device
-) -> tuple[Tensor, float, float]:
-    order = torch.randperm(len(batch.owner), generator=torch.Generator().manual_seed(options.seed * 7919 + step))
-    cut = round(options.point_share * len(order))
-    by_point, by_box = order[:cut], order[cut:]
+def _loss(sam: Sam, colours: nn.Module, batch: DrawnBatch) -> tuple[Tensor, float, float]:
+    """Return the loss of a batch, and the mean IoU of its box-prompted and of its clicked masks."""
+    by_box, by_click = torch.nonzero(~batch.clicked).flatten(), torch.nonzero(batch.clicked).flatten()
     prompts = (
-        (by_box, Prompts(batch.owner[by_box], boxes=batch.jittered[by_box])),
-        (by_point, Prompts(batch.owner[by_point], points=batch.points[by_point])),
+        Prompts(batch.owner[by_box], boxes=batch.boxes[by_box]),
+        Prompts(batch.owner[by_click], points=batch.points[by_click]),
     )
-    with torch.autocast(device.type, torch.bfloat16):
-        embeddings = sam.image_encoder(batch.images.to(device))
-        outputs = [decode_pairs(sam, embeddings, prompt.to(device)) for _, prompt in prompts]
+    with torch.autocast(batch.images.device.type, torch.bfloat16):
+        embeddings = sam.image_encoder(batch.images)
+        outputs = [decode_pairs(sam, embeddings, prompt) for prompt in prompts if len(prompt)]
+        seen = F.pixel_shuffle(colours(embeddings), 4)
     logits = torch.cat([output[0] for output in outputs]).float()
     predicted = torch.cat([output[1] for output in outputs]).float()
-    rows = torch.cat([by_box, by_point])
+    rows = torch.cat([by_box, by_click])
     side = logits.shape[-1]
-    truth = F.interpolate(batch.masks[rows, None].float(), (side, side), mode="area").to(device)
-    window = _window(batch.boxes[rows].to(device) * side / batch.masks.shape[-1], side)
-    # A click leaves the extent open; an honest hedge below one half would be an empty mask, so foreground weighs more.
-    clicked = torch.arange(len(rows), device=device) >= len(by_box)
-    weight = torch.where(clicked, _CLICK_WEIGHT, 1.0).view(-1, 1, 1, 1)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, weight=1 + (weight - 1) * truth, reduction="none")
-    near = (entropy * window).sum((1, 2, 3)) / window.sum((1, 2, 3))
-    far = entropy.mean((1, 2, 3))
+    truth = F.interpolate(batch.masks[rows, None].float(), (side, side), mode="area")
+    entropy = _cross_entropy(logits, truth, batch.tight[rows] * side / batch.masks.shape[-1], batch.clicked[rows])
     probability = logits.sigmoid()
     overlap, total = (probability * truth).sum((1, 2, 3)), (probability + truth).sum((1, 2, 3))
     dice = 1 - (2 * overlap + 1) / (total + 1)
     with torch.no_grad():
         inside, target = logits > 0, truth > 0.5
-        union = (inside | target).sum((1, 2, 3)).clamp(min=1)
-        iou = (inside & target).sum((1, 2, 3)) / union
-    loss = (near + far + dice).mean() + F.mse_loss(predicted[:, 0], iou)
-    boxes = len(by_box)
-    return loss, iou[:boxes].mean().item(), iou[boxes:].mean().item()
+        iou = (inside & target).sum((1, 2, 3)) / (inside | target).sum((1, 2, 3)).clamp(min=1)
+    unread = F.mse_loss(seen.float(), F.adaptive_avg_pool2d(batch.images, side))
+    loss = (entropy + dice).mean() + F.mse_loss(predicted[:, 0], iou) + _COLOUR_WEIGHT * unread
+    return loss, iou[: len(by_box)].mean().item(), iou[len(by_box) :].mean().item()
+
+
+def _cross_entropy(logits: Tensor, truth: Tensor, boxes: Tensor, clicked: Tensor) -> Tensor:
+    """Return float [P]: the mean inside each target's window, plus what lies outside over the area of the image."""
+    window = _window(boxes, logits.shape[-1])
+    area = window.sum((1, 2, 3))
+    share = (truth * window).sum((1, 2, 3)) / area
+    weight = (_SHARE / share.clamp(min=1e-3)).clamp(1, _MOST_WEIGHT) * torch.where(clicked, _CLICK_WEIGHT, 1.0)
+    entropy = F.binary_cross_entropy_with_logits(
+        logits, truth, weight=1 + (weight.view(-1, 1, 1, 1) - 1) * truth, reduction="none"
+    )
+    return (entropy * window).sum((1, 2, 3)) / area + (entropy * (1 - window)).mean((1, 2, 3))
 
 
 def _window(boxes: Tensor, side: int) -> Tensor:
@@ -208,25 +181,33 @@ def _window(boxes: Tensor, side: int) -> Tensor:
     return (rows[:, :, None] & columns[:, None, :]).float()[:, None]
 
 
-def _save(work: Path, sam: Sam, optimizer: torch.optim.Optimizer, step: int) -> None:
-    work.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": value for name, value in sam.state_dict().items()}
+def _identity(geometry: Geometry, options: PretrainOptions) -> str:
+    """Return everything that the weights depend on; the number of workers does not count."""
+    return json.dumps({**asdict(geometry), **asdict(options), "workers": None}, sort_keys=True)
+
+
+def _save(path: Path, identity: str, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    tensors = {f"model.{name}": value for name, value in learner.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors["step"] = torch.tensor(step)
-    temporary = work / "pretrain.part"
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(work / "pretrain.safetensors")
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(path, save(plain, {"identity": identity, "step": str(step)}))
 
 
-def _resume(work: Path, sam: Sam, optimizer: torch.optim.Optimizer) -> int:
-    path = work / "pretrain.safetensors"
+def _resume(path: Path, identity: str, learner: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load a checkpoint into `learner` and `optimizer` and return its step; 0 where there is none."""
     if not path.exists():
         return 0
-    tensors = load_file(path)
-    step = int(tensors.pop("step"))
-    model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    sam.load_state_dict(model)
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        step, owner = int(record["step"]), record["identity"]
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise TrainingError(f"the checkpoint {path} is damaged; delete it to train from the start") from error
+    if owner != identity:
+        raise TrainingError(f"the checkpoint {path} was made with other options; delete it, or go on with those")
+    learner.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
@@ -234,8 +215,3 @@ def _resume(work: Path, sam: Sam, optimizer: torch.optim.Optimizer) -> int:
             states.setdefault(int(index), {})[field] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
-
-
-def options_record(options: PretrainOptions) -> dict[str, float]:
-    """Return the options as plain numbers, to be written beside the weights."""
-    return asdict(options)

@@ -68,7 +68,13 @@ def test_masks_are_of_fair_size_and_each_is_a_part_a_label_or_a_layer(drawings):
         kinds += [kind_of(drawing, mask) for mask in masks]
     assert len(kinds) > 2 * DRAWINGS
     assert set(kinds) == {"part", "label", "layer"}
-    assert kinds.count("part") > len(kinds) / 2
+    assert kinds.count("part") > len(kinds) / 3
+
+
+def test_single_masks_are_connected(drawings):
+    for index, drawing in enumerate(drawings):
+        for mask in draw_targets(drawing, 8, np.random.default_rng(index), single=True):
+            assert ndimage.label(mask)[1] == 1
 
 
 def kind_of(drawing: Drawing, mask: np.ndarray) -> str:
