@@ -84,7 +84,7 @@ def verify_command(name: str | None) -> None:
 @backbone.command("pretrain")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The safetensors file to write (fp16).")
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Keeps a checkpoint to go on from.")
-@click.option("--steps", default=6000, show_default=True, type=click.IntRange(min=1))
+@click.option("--steps", default=6500, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 def pretrain_command(out: Path, work: Path, steps: int, seed: int, device: str) -> None:

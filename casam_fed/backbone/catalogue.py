@@ -73,7 +73,7 @@ CATALOGUE: dict[str, BackboneCard] = {
         BackboneCard(
             name="mini",
             geometry=Geometry(256, 16, 128, 192, 6, 6, 8, (2, 5), 512, 4, 128),
-            sha256="832419610bc8141f5b34cd2b0e216df755bc36c0d87cece08f8ab40fdad5c5b3",
+            sha256="925d09c3e1784492fe33b0b8c3fde885f1123a0da755ba45becc3759fcc66a31",
             url=None,
             download_mb=0,
         ),

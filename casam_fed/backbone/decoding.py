@@ -52,8 +52,11 @@ def decode_pairs(sam: Sam, embeddings: Tensor, prompts: Prompts) -> tuple[Tensor
         prompts: P prompts whose `image` points into the B rows.
 
     Returns:
-        Low-resolution logits [P, 1, 4h, 4w] and SAM's predicted IoU [P, 1].
+        Low-resolution logits [P, 1, 4h, 4w] and SAM's predicted IoU [P, 1]; P may be 0.
     """
+    if len(prompts) == 0:
+        height, width = embeddings.shape[-2:]
+        return embeddings.new_zeros(0, 1, 4 * height, 4 * width), embeddings.new_zeros(0, 1)
     points = None
     if prompts.points is not None:
         clicks = prompts.points[:, None, :]

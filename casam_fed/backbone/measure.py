@@ -16,8 +16,8 @@ from casam_fed.errors import DataError
 
 __all__ = ["measure_drawn", "measure_instances"]
 
-_SEED = 77
-"""Of the drawn images; pre-training draws with seed 0 unless told otherwise."""
+_SEED = 20261123
+"""Of the drawn images; none that a pre-training is likely to be given."""
 
 _TARGETS = 6
 _AT_ONCE = 64

@@ -48,7 +48,7 @@ class PretrainOptions:
     zero; `workers` draw images in parallel.
     """
 
-    steps: int = 6000
+    steps: int = 6500
     images: int = 16
     boxes: int = 4
     clicks: int = 2

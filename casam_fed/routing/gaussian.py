@@ -15,6 +15,13 @@ from casam_fed.routing.features import checked_features
 
 __all__ = ["Background", "GaussianScorer", "GaussianStatistics", "merge", "oas_shrinkage"]
 
+_FLOOR = 0.1
+"""Variance added to every standardised channel: nothing is believed to vary less than a tenth of what drawn images do.
+
+A few tens of images leave most directions unseen, and OAS fills them with a share of the task's own mean variance. A site
+of very uniform images would then deny its own new images, and its log det would claim those of more varied sites.
+Chosen by three-fold routing of training images of four nuclei sites (docs/explanation/nuclei.md)."""
+
 _CHUNK_BYTES = 8 << 20
 """Size of the largest temporary while scoring; about a last-level cache, so that whitened values are not sent to RAM."""
 
@@ -167,8 +174,8 @@ def oas_shrinkage(covariance: Tensor, count: Tensor) -> Tensor:
 class GaussianScorer:
     """Scores features against every task of a bank: squared Mahalanobis distance + log det, standardised and shrunk.
 
-    Built once per snapshot of the bank: each covariance S is standardised by the background, shrunk (OAS) and
-    factorised to L L^T; kept are L^-1, L^-1 mean and log det, all float64: 8 C^2 bytes a task, 0.5 GB for 1,000 tasks of
+    Built once per snapshot of the bank: each covariance S is standardised by the background, shrunk (OAS), given a floor
+    of 0.1 (in units of the background's variance) and factorised to L L^T; kept are L^-1, L^-1 mean and log det, all float64: 8 C^2 bytes a task, 0.5 GB for 1,000 tasks of
     256 channels. float64 because rounding must not decide a route: near the minimum two tasks' scores may agree to many
     digits, and in float32 the scores carry errors that grow with the condition number of S.
     """
@@ -204,9 +211,9 @@ class GaussianScorer:
         average = covariances.diagonal(dim1=1, dim2=2).mean(1)
         rho = oas_shrinkage(covariances, counts)
         covariances *= (1 - rho)[:, None, None]
-        covariances.diagonal(dim1=1, dim2=2).add_((rho * average)[:, None])
+        covariances.diagonal(dim1=1, dim2=2).add_((rho * average)[:, None] + _FLOOR)
         factor, failed = torch.linalg.cholesky_ex(covariances)
-        bad = torch.nonzero(failed).flatten()
+        bad = torch.nonzero((failed > 0) | (average <= 0)).flatten()
         if len(bad):
             raise TrainingError(
                 f"task {start + int(bad[0])} has statistics without a usable spread: its {int(counts[bad[0]])} image(s)"

@@ -76,3 +76,12 @@ def test_a_backbone_that_is_not_in_the_catalogue_has_no_place_for_them(tiny_back
     unknown = Backbone("unheard-of", tiny_backbone.geometry, "c" * 64, tiny_backbone.sam, tiny_backbone.device)
     with pytest.raises(BackboneError, match="unknown backbone 'unheard-of'"):
         background_of(unknown)
+
+
+def test_the_shipped_ones_belong_to_the_drawings_and_weights_of_today(mini_backbone):
+    """Whoever changes how images are drawn has to ship new ones; a few drawings are enough to notice."""
+    shipped = background_of(mini_backbone)
+    some = compute_background(mini_backbone, images=24, seed=20251117)
+    standard_error = shipped.std / 24**0.5
+    assert ((some.mean - shipped.mean).abs() < 5 * standard_error).all()
+    assert background_path(CATALOGUE["mini"]).exists()

@@ -98,3 +98,13 @@ def test_only_the_images_that_prompts_name_are_decoded(tiny_backbone):
 def test_prompts_are_boxes_or_points_and_not_both(given):
     with pytest.raises(ValueError, match="boxes or points"):
         Prompts(torch.zeros(1, dtype=torch.int64), **given)
+
+
+@pytest.mark.parametrize("kind", ["boxes", "points"])
+def test_no_prompts_give_no_masks(backbone, kind):
+    geometry = backbone.geometry
+    sizes = {"boxes": 4, "points": 2}
+    nobody = Prompts(torch.zeros(0, dtype=torch.int64), **{kind: torch.zeros(0, sizes[kind])})
+    logits, predicted_iou = backbone.decode(torch.zeros(1, geometry.channels, geometry.grid, geometry.grid), nobody)
+    assert logits.shape == (0, 1, geometry.mask_size, geometry.mask_size)
+    assert predicted_iou.shape == (0, 1)

@@ -20,16 +20,30 @@ def features(count: int, seed: int, shift: float = 0.0) -> torch.Tensor:
 
 
 def slow_score(statistics: GaussianStatistics, background: Background, feature: torch.Tensor) -> float:
-    """One task, one image, straight from the definitions (OAS: Chen et al. 2010, equation 23)."""
+    """One task, one image, straight from the definitions (OAS: Chen et al. 2010, equation 23; floor: docs/adr/0004)."""
     scale = background.std.numpy()
     mean = (statistics.mean.numpy() - background.mean.numpy()) / scale
     covariance = statistics.covariance.numpy() / np.outer(scale, scale)
     n, p = statistics.count, len(mean)
     trace, square = np.trace(covariance), np.trace(covariance @ covariance)
     rho = min(1.0, ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p)))
-    shrunk = (1 - rho) * covariance + rho * trace / p * np.eye(p)
+    shrunk = (1 - rho) * covariance + (rho * trace / p + 0.1) * np.eye(p)
     distance = (feature.numpy() - background.mean.numpy()) / scale - mean
     return float(distance @ np.linalg.inv(shrunk) @ distance + np.linalg.slogdet(shrunk)[1])
+
+
+def test_a_site_of_uniform_images_neither_denies_its_own_nor_claims_those_of_a_varied_site():
+    """Both seen in training images of real sites before there was a floor."""
+    generator = torch.Generator().manual_seed(5)
+    background = Background(torch.zeros(64, dtype=torch.float64), torch.ones(64, dtype=torch.float64))
+    uniform = 0.001 * torch.randn(30, 64, generator=generator, dtype=torch.float64)
+    varied = 0.02 * torch.randn(60, 64, generator=generator, dtype=torch.float64) + 0.05
+    varied[:, :4] *= 20
+    tasks = [GaussianStatistics.from_features(uniform), GaussianStatistics.from_features(varied[:40])]
+    scorer = GaussianScorer(tasks, background)
+    moved = 0.01 * torch.randn(20, 64, generator=generator, dtype=torch.float64)
+    assert (scorer.scores(moved).argmin(dim=1) == 0).all()
+    assert (scorer.scores(varied[40:]).argmin(dim=1) == 1).all()
 
 
 def test_all_tasks_at_once_equal_the_definition_one_by_one():
