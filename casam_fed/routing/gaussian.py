@@ -175,9 +175,10 @@ class GaussianScorer:
     """Scores features against every task of a bank: squared Mahalanobis distance + log det, standardised and shrunk.
 
     Built once per snapshot of the bank: each covariance S is standardised by the background, shrunk (OAS), given a floor
-    of 0.1 (in units of the background's variance) and factorised to L L^T; kept are L^-1, L^-1 mean and log det, all float64: 8 C^2 bytes a task, 0.5 GB for 1,000 tasks of
-    256 channels. float64 because rounding must not decide a route: near the minimum two tasks' scores may agree to many
-    digits, and in float32 the scores carry errors that grow with the condition number of S.
+    of 0.1 (in units of the background's variance) and factorised to L L^T; kept are L^-1, L^-1 mean and log det, all
+    float64: 8 C^2 bytes a task, 0.5 GB for 1,000 tasks of 256 channels. float64 because rounding must not decide a route:
+    near the minimum two tasks' scores may agree to many digits, and in float32 the scores carry errors that grow with the
+    condition number of S.
     """
 
     def __init__(self, statistics: Sequence[GaussianStatistics], background: Background) -> None:
