@@ -19,9 +19,12 @@ from .releases import BACKBONE_DIGEST, BACKGROUND, release_bytes
 
 RELEASES = {task: parse(release_bytes(task, seed)) for seed, task in enumerate(("polyp", "spleen"))}
 
+# One thread: a process that forks after a parallel computation leaves its child waiting for threads that it does not have.
 _PREAMBLE = f"""
 import subprocess, sys
 from pathlib import Path
+import torch
+torch.set_num_threads(1)
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from casam_fed.bank import LayerBank
 from casam_fed.errors import StorageError
