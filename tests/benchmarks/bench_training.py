@@ -65,7 +65,8 @@ def main() -> None:
             started = time.perf_counter()
             train_alignment(backbone, source, data, config, seed=0)
             seconds[name] = (time.perf_counter() - started) / options.steps
-    print(f"{options.backbone}, {len(records)} images, {options.steps} steps of {config.batch_size} images, {config.threads} threads")
+    print(f"{options.backbone}, {len(records)} images, {config.threads} threads")
+    print(f"{options.steps} steps of {config.batch_size} images")
     print(f"encoding once: {encoding:.2f} s")
     for name, value in seconds.items():
         print(f"{name:>20}: {1000 * value:7.1f} ms per step")

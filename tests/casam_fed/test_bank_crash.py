@@ -46,55 +46,48 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("change", ["admit", "retire"], ids=["release does not fit", "snapshot does not fit"])
-def test_a_full_disk_leaves_the_bank_as_it_was(bank, tmp_path, change):
-    """The real error of a real write: the process may write no file beyond 100 bytes."""
-    bank.admit(RELEASES["polyp"])
-    (tmp_path / "release").write_bytes(RELEASES["spleen"].data)
-    before = _files(bank.folder)
-    done = _run(
+def _change_with_limit(folder: Path, change: str, limit: int) -> subprocess.CompletedProcess[str]:
+    """Admit "spleen" or retire "polyp" in a process that may write no file of more than `limit` bytes."""
+    release = folder.parent / "release"
+    release.write_bytes(RELEASES["spleen"].data)
+    return _run(
         f"""
         import resource, signal
-        bank = LayerBank(Path({str(bank.folder)!r}))
-        release = parse(Path({str(tmp_path / "release")!r}).read_bytes())
+        bank = LayerBank(Path({str(folder)!r}))
+        release = parse(Path({str(release)!r}).read_bytes())
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
         try:
             bank.admit(release) if {change == "admit"} else bank.retire("polyp")
         except StorageError as error:
             sys.exit(str(error))
         """
     )
+
+
+@pytest.mark.parametrize("change", ["admit", "retire"], ids=["release does not fit", "snapshot does not fit"])
+def test_a_full_disk_leaves_the_bank_as_it_was(bank, change):
+    """The real error of a real write."""
+    bank.admit(RELEASES["polyp"])
+    before = _files(bank.folder)
+    done = _change_with_limit(bank.folder, change, 100)
     assert done.returncode == 1, done.stderr
     assert "file too large; free space or choose a folder" in done.stderr
     assert _files(bank.folder) == before
     LayerBank(bank.folder).admit(RELEASES["spleen"])
 
 
-def test_a_full_disk_between_object_and_snapshot_leaves_the_bank_as_it_was(bank, tmp_path):
+def test_a_full_disk_between_object_and_snapshot_leaves_the_bank_as_it_was(bank):
     """The release fits under the limit, the snapshot does not, for it lists many retired entries."""
-    release = RELEASES["polyp"]
+    release = RELEASES["spleen"]
     retired = Entry(0, "site-old", "old", "0" * 64, 1, "retired")
     entries = tuple(replace(retired, sequence=number) for number in range(len(release.data) // 100))
     snapshot = replace(bank.snapshot(), entries=entries)
     (bank.folder / "bank.json").write_bytes(snapshot.data)
     limit = (len(release.data) + len(snapshot.data)) // 2
     assert len(release.data) < limit < len(snapshot.data)
-    (tmp_path / "release").write_bytes(release.data)
     before = _files(bank.folder)
-    done = _run(
-        f"""
-        import resource, signal
-        bank = LayerBank(Path({str(bank.folder)!r}))
-        release = parse(Path({str(tmp_path / "release")!r}).read_bytes())
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-        try:
-            bank.admit(release)
-        except StorageError as error:
-            sys.exit(str(error))
-        """
-    )
+    done = _change_with_limit(bank.folder, "admit", limit)
     assert done.returncode == 1
     assert "bank.json: file too large; free space" in done.stderr
     assert {name: data for name, data in _files(bank.folder).items() if name != ".lock"} == {
