@@ -14,8 +14,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 
 import psutil
 
@@ -32,18 +34,24 @@ PRIVATE_ENVIRONMENT = {
 """Nothing phones home: set before flwr or ray is imported, and inherited by every child."""
 
 _GRACE_S = 5.0
+_PATIENCE_S = 60.0
 
 
 class FlowerRun:
-    """One `flwr run` on a SuperLink of its own; use as a context manager, which ends all its processes."""
+    """One `flwr run` on a SuperLink of its own; use as a context manager, which ends all its processes.
+
+    The first SIGINT or SIGTERM inside the context raises KeyboardInterrupt, later ones are ignored.
+    """
 
     def __init__(self, log: Path) -> None:
         self.log = log
         self.peak_rss_mb = 0.0
         self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
+        self._interruptible = True
 
     def __enter__(self) -> "FlowerRun":
+        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         # Ray's sockets live below the temporary folder and have a length limit, so this must be short.
         self._home = tempfile.mkdtemp(prefix="casam-")
         self._environment = {
@@ -58,8 +66,11 @@ class FlowerRun:
         }
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, cause: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        if cause is not KeyboardInterrupt:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
     def start(self, app: Path, nodes: int, cpus: int, run_config: Mapping[str, str]) -> None:
         """Start `flwr run` on the app folder with `nodes` simulated sites, one at a time on `cpus` CPUs."""
@@ -109,15 +120,26 @@ class FlowerRun:
             raise SimulationError(f"Flower did not start the run; its log is {self.log}") from error
 
     def stop(self) -> None:
-        """End every process of the run: politely, then by force; a second Ctrl-C waits until that is done."""
-        with _uninterrupted():
-            for send in (psutil.Process.terminate, psutil.Process.kill):
-                members = self._members()
-                for process in members:
-                    with contextlib.suppress(psutil.Error):
-                        send(process)
-                psutil.wait_procs(members, timeout=_GRACE_S)
-            shutil.rmtree(self._home, ignore_errors=True)
+        """End every process of the run, politely, then by force, as often as new ones appear; Ctrl-C is not heard here."""
+        self._interruptible = False
+        send = psutil.Process.terminate
+        deadline = time.monotonic() + _PATIENCE_S
+        while (members := self._members()) and time.monotonic() < deadline:
+            for process in members:
+                with contextlib.suppress(psutil.Error):
+                    send(process)
+            psutil.wait_procs(members, timeout=_GRACE_S)
+            send = psutil.Process.kill
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Take the first Ctrl-C or SIGTERM for all: a second one must not cut the stopping short.
+
+        A mask would not do, for a signal may reach any thread, and libraries start threads.
+        """
+        if self._interruptible:
+            self._interruptible = False
+            raise KeyboardInterrupt
 
     def _members(self) -> list[psutil.Process]:
         """Return the run's living processes: those with its Flower home in their environment, and their descendants.
@@ -134,16 +156,6 @@ class FlowerRun:
                 self._seen.update(process.children(recursive=True))
         self._seen = {process for process in self._seen if process.is_running()}
         return list(self._seen)
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back; what came meanwhile is delivered at the end."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _flwr(*arguments: str) -> list[str]:

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -103,7 +101,6 @@ def _fresh(path: Path, overwrite: bool) -> RunFolder:
 
 
 def _simulate(folder: RunFolder, config: StreamConfig, run_config: dict[str, str]) -> tuple[str, float]:
-    signal.signal(signal.SIGTERM, _as_interrupt)
     app = Path(__file__).parent / "app"
     with FlowerRun(folder.path / "flower.log") as flower:
         flower.start(app, len(config.sites), min(config.method.threads, os.cpu_count() or 1), run_config)
@@ -113,10 +110,6 @@ def _simulate(folder: RunFolder, config: StreamConfig, run_config: dict[str, str
             time.sleep(_POLL_S)
         _show(folder, shown)
         return flower.outcome(), flower.peak_rss_mb
-
-
-def _as_interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show(folder: RunFolder, shown: int) -> int:
