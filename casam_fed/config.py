@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -115,6 +116,10 @@ def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:
         return f"unknown key '{path}' in {where}{hint}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key '{path}' is missing in {where}; add it"
+    if first["type"] == "union_tag_invalid":
+        tag, tags = str(first["ctx"]["tag"]), re.findall(r"'([^']*)'", first["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.0)
+        return f"'{path}' in {where} is of unknown kind '{tag}'; did you mean '{near[0]}'? There are {', '.join(tags)}"
     reason = first["msg"][0].lower() + first["msg"][1:]
     return f"'{path}' in {where} cannot be {first['input']!r}: {reason}; mend that value"
 
