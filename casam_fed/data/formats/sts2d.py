@@ -1,0 +1,111 @@
+"""STS-2D: panoramic dental X-rays in which the teeth are masked.
+
+Layouts of the owner's releases (STS challenge at MICCAI 2023; Wang et al. 2025, "A multi-modal dental dataset for
+semi-supervised deep learning image segmentation"): PNG files in image/ and mask/, directly in the folder or one to three
+levels below it, as in STS-2D-Tooth/A-PXI/labeled/{image,mask}; beside them images without masks, for semi-supervision.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from casam_fed.data.formats.flat_pairs import (
+    FlatPairs,
+    Listing,
+    Pair,
+    binary,
+    complete_pairs,
+    examples,
+    find_folder,
+    folders_in,
+    require_root,
+    without_ends,
+)
+from casam_fed.data.raster import list_rasters
+from casam_fed.data.sample import Record, Sample
+from casam_fed.errors import DataError
+
+__all__ = ["Sts2dReader"]
+
+_CLASS: Final = "teeth"
+_IMAGES: Final = ("image", "images")
+_MASKS: Final = ("mask", "masks", "label", "labels")
+_MASK_ENDS: Final = ("_mask", "-mask")
+_LEVELS: Final = 3
+
+
+class Sts2dReader:
+    """Reads every folder that holds images and masks; ids are "FOLDER/NAME" below the root, or "NAME" in the root.
+
+    A mask has the name of its image, or that name with "_mask" or "-mask" behind it. Folders with images and no masks are
+    left out, counted in `notes`. The releases do not tell patients: every image is its own.
+
+    Args:
+        root: the folder of the release, or any below it that still holds image/ and mask/.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._flat = FlatPairs(root, partial(_listing, root), binary(_CLASS))
+        self.classes: tuple[str, ...] = (_CLASS,)
+        self.notes: list[str] = self._flat.notes
+
+    def records(self) -> list[Record]:
+        """Return all records, sorted by id.
+
+        Raises:
+            DataError: no folder holds images and masks, one holds masks without images, or they do not pair up.
+        """
+        return self._flat.records()
+
+    def read(self, record: Record) -> Sample:
+        """Return the sample of `record`.
+
+        Raises:
+            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
+        """
+        return self._flat.read(record)
+
+
+def _listing(root: Path) -> Listing:
+    require_root(root)
+    pairs: list[Pair] = []
+    unlabelled: dict[str, int] = {}
+    for folder in _folders_to_look_in(root):
+        images, masks = find_folder(folder, _IMAGES), find_folder(folder, _MASKS)
+        if images and masks:
+            pairs += _pairs_of(root, folder, images, masks)
+        elif images:
+            unlabelled[images.relative_to(root).as_posix()] = len(list_rasters(images))
+        elif masks:
+            raise DataError(f"{masks} has no folder image/ beside it; put the images there, or take the masks out")
+    if not pairs:
+        raise DataError(
+            f"{root} holds no image/ with a mask/ or label/ beside it, down to {_LEVELS} levels; unpack the labelled part "
+            "of the release there"
+        )
+    notes = [f"Patients are not told: each of the {len(pairs)} images counts as a patient of its own."]
+    if unlabelled:
+        notes.append(
+            f"Images without masks left out: {sum(unlabelled.values())} in {len(unlabelled)} folders "
+            f"({examples(unlabelled)})."
+        )
+    return Listing(pairs, notes)
+
+
+def _folders_to_look_in(root: Path) -> list[Path]:
+    looked, level = [root], [root]
+    for _ in range(_LEVELS):
+        level = [
+            below for folder in level for below in folders_in(folder) if below.name.lower() not in (*_IMAGES, *_MASKS)
+        ]
+        looked += level
+    return looked
+
+
+def _pairs_of(root: Path, folder: Path, images: Path, masks: Path) -> list[Pair]:
+    named = without_ends(list_rasters(masks), _MASK_ENDS)
+    pairs: list[Pair] = []
+    for name, image, mask in complete_pairs(list_rasters(images), named, masks):
+        record_id = (folder.relative_to(root) / name).as_posix()
+        pairs.append(Pair(Record(record_id, record_id), image, mask))
+    return pairs
