@@ -16,6 +16,7 @@ from casam_fed.errors import CasamError
 __all__ = ["main"]
 
 _GROUPS = {
+    "data": ("simulations.data_command", "List the datasets we can read, and check one."),
     "backbone": ("simulations.backbone_command", "List, fetch, check and pre-train backbones."),
     "sim": ("simulations.sim_command", "Simulate streams of sites with Flower."),
 }

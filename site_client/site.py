@@ -69,7 +69,7 @@ class Site:
         torch.set_num_threads(method.threads)
         self.backbone = shared_backbone(method.backbone, method.device)
         self.store = EmbeddingStore(cache_dir() / "embeddings", self.backbone)
-        self.dataset: Dataset = open_dataset(config.data, data_root)
+        self.dataset: Dataset = open_dataset(config.data, data_root, folder / "split.json")
 
     def hello(self) -> Hello:
         """Introduce the site."""
@@ -123,7 +123,7 @@ class Site:
         submission = Submission(digest, seconds)
         about = {
             "counts": {"train": len(self.dataset.train), "test": len(self.dataset.test)},
-            "notes": [*self.dataset.reader.notes, *data.notes, *routers.notes],
+            "notes": [*self.dataset.reader.notes, *self.dataset.notes, *data.notes, *routers.notes],
         }
         write_atomically(self.folder / "about.json", json.dumps(about).encode())
         write_atomically(self._outbox / f"{digest}.safetensors", release)

@@ -1,0 +1,93 @@
+"""`casam data`, as a person at a terminal meets it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from casam_fed.data.catalogue import DATASETS
+
+CASAM = "from simulations.cli import main; main()"
+
+
+@pytest.fixture
+def casam(tmp_path):
+    """Return a function that runs `casam` in a process of its own."""
+
+    def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", before + CASAM, *map(str, arguments)]
+        environment = {**os.environ, "CASAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+
+    return run
+
+
+@pytest.fixture
+def polyps(tmp_path):
+    """Kvasir-SEG's layout: three images, 20 x 30."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        mask = np.zeros((20, 30), dtype=np.uint8)
+        mask[5:15, 8:20] = 255
+        for kind, pixels in (("images", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)), ("masks", mask)):
+            (tmp_path / "kvasir" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "kvasir" / kind / f"{name}.jpg", quality=95)
+    return tmp_path / "kvasir"
+
+
+def test_list_needs_no_torch_and_shows_every_dataset(casam):
+    done = casam("data", "list", before="import sys; sys.modules['torch'] = None; ")
+    assert done.returncode == 0, done.stderr
+    for card in DATASETS.values():
+        for words in (card.name, card.title, card.where, card.licence, card.layout):
+            assert words in done.stdout
+    assert [row["name"] for row in json.loads(casam("data", "list", "--json").stdout)] == list(DATASETS)
+
+
+def test_a_sound_dataset_passes_and_can_be_looked_at(casam, polyps, tmp_path):
+    done = casam("data", "check", polyps, "--as", "polyp", "--overlay", tmp_path / "sheets")
+    assert done.returncode == 0, done.stderr
+    assert "images                   3" in done.stdout
+    assert "20 x 30: 3" in done.stdout
+    assert "JPEG masks: 3 thresholded at 128" in done.stdout
+    assert done.stdout.endswith("nothing is wrong\n")
+    with Image.open(tmp_path / "sheets" / "sheet-001.png") as sheet:
+        assert sheet.width > 900
+
+
+def test_problems_make_exit_code_1_and_are_all_in_the_json(casam, polyps):
+    for kind in ("images", "masks"):
+        (polyps / kind / "d.jpg").write_bytes((polyps / kind / "a.jpg").read_bytes())
+    (polyps / "images" / "b.jpg").write_bytes(b"\xff\xd8 cut")
+    done = casam("data", "check", polyps, "--as", "polyp", "--json")
+    assert done.returncode == 1
+    assert "2 problems" in done.stderr
+    report = json.loads(done.stdout)
+    assert {(problem["kind"], problem["where"]) for problem in report["problems"]} == {
+        ("duplicate", "d"),
+        ("unreadable", "b"),
+    }
+    assert report["sizes"] == [{"height": 20, "width": 30, "images": 3}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nowhere", "--as", "polyp"], 1, "does not exist"),
+        (["kvasir", "--as", "polip"], 1, "did you mean 'polyp'?"),
+        (["kvasir", "--as", "polyp", "--set", "windw=[0, 1]"], 1, "did you mean 'window'?"),
+        (["kvasir", "--as", "polyp", "--set", "window=[0, 1]"], 1, "has no option 'window'"),
+        (["kvasir", "--as", "polyp", "--set", "window"], 2, "write KEY=VALUE"),
+        (["kvasir"], 2, "--as"),
+    ],
+)
+def test_wrong_input_is_told_in_one_sentence(casam, polyps, arguments, code, words):
+    done = casam("data", "check", polyps.parent / arguments[0], *arguments[1:])
+    assert done.returncode == code, done.stderr
+    assert words in done.stdout + done.stderr
+    assert done.stderr.count("\n") == 1 or code == 2
+    assert "Traceback" not in done.stderr
