@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from casam_fed.data.pairing import PairingError
 from casam_fed.data.sample import Reader, Record, Sample
 from casam_fed.errors import DataError
 from casam_fed.files import sha256_bytes
@@ -59,6 +60,9 @@ def check_dataset(
     report = CheckReport(classes=dict.fromkeys(reader.classes, 0))
     try:
         records = reader.records()
+    except PairingError as error:
+        report.problems += [Problem("missing pair", "-", sentence) for sentence in error.sentences]
+        return report
     except DataError as error:
         report.problems.append(Problem("listing", "-", str(error)))
         return report

@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from casam_fed.data.pairing import pair_by_name, require_paired
 from casam_fed.data.raster import (
     MAX_LABEL,
     Labels,
@@ -111,11 +112,13 @@ class FolderReader:
 
     @cached_property
     def _pairs(self) -> dict[str, _Pair]:
+        alone: list[str] = []
         pairs = [
             _Pair(Record(_id(stem, split), self._patient_of(stem, split, image), split), image, mask)
             for split, folder in _parts(self._root)
-            for stem, image, mask in _paired(folder)
+            for stem, image, mask in _paired(folder, alone)
         ]
+        require_paired(alone)
         return {pair.record.id: pair for pair in sorted(pairs, key=lambda pair: pair.record.id)}
 
     def _patient_of(self, stem: str, split: str | None, image: Path) -> str:
@@ -198,15 +201,8 @@ def _parts(root: Path) -> list[tuple[str | None, Path]]:
     return [(None, root)] if flat else [("train", root / "train"), ("test", root / "test")]
 
 
-def _paired(folder: Path) -> list[tuple[str, Path, Path]]:
+def _paired(folder: Path, alone: list[str]) -> list[tuple[str, Path, Path]]:
     images, masks = list_rasters(folder / "images"), list_rasters(folder / "masks")
     if not images and not masks:
         raise DataError(f"{folder / 'images'} holds no image; put PNG, JPEG or TIFF files there")
-    for these, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
-        if alone := sorted(these.keys() - others.keys()):
-            more = f" (and {len(alone) - 1} more like it)" if len(alone) > 1 else ""
-            raise DataError(
-                f"{kind} {these[alone[0]]} has no {other} in {folder / f'{other}s'}{more}; "
-                f"add a file named {alone[0]!r} with any extension there, or remove the {kind}"
-            )
-    return [(stem, images[stem], masks[stem]) for stem in images]
+    return pair_by_name(images, masks, folder / "images", folder / "masks", alone)

@@ -18,7 +18,6 @@ from casam_fed.data.formats.flat_pairs import (
     examples,
     folders_in,
     left_out_note,
-    matching_pairs,
     require_root,
 )
 from casam_fed.data.raster import list_rasters
@@ -72,12 +71,12 @@ def _listing(root: Path) -> Listing:
         images, masks = list_rasters(folder / "image"), list_rasters(folder / "label")
         lone[0].update(f"{folder.name}/{name}" for name in images.keys() - masks.keys())
         lone[1].update(f"{folder.name}/{name}" for name in masks.keys() - images.keys())
-        for name, image, mask in matching_pairs(images, masks):
+        for name in sorted(images.keys() & masks.keys()):
             record_id = f"{folder.name}/{name}"
             match = _PATIENT.match(name)
             if match is None:
                 nameless.append(record_id)
-            pairs.append(Pair(Record(record_id, match.group(1) if match else record_id), image, mask))
+            pairs.append(Pair(Record(record_id, match.group(1) if match else record_id), images[name], masks[name]))
     notes = left_out_note(*lone)
     if nameless:
         notes.append(

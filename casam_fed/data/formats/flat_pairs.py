@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from casam_fed.data.pairing import require_paired
 from casam_fed.data.raster import (
     JPEG_THRESHOLD,
     fact_sentences,
@@ -31,12 +32,10 @@ __all__ = [
     "MaskReader",
     "Pair",
     "binary",
-    "complete_pairs",
     "examples",
     "find_folder",
     "folders_in",
     "left_out_note",
-    "matching_pairs",
     "require_root",
     "soft_binary",
     "without_ends",
@@ -63,10 +62,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Listing:
-    """All pairs of a dataset, in any order, and sentences about what was left out or decided while listing them."""
+    """All pairs of a dataset, in any order, and sentences about what was left out or decided while listing them.
+
+    `alone` has a sentence for every image or mask without the other, which no dataset may have.
+    """
 
     pairs: Sequence[Pair]
     notes: Sequence[str] = field(default=())
+    alone: Sequence[str] = field(default=())
 
 
 class FlatPairs:
@@ -115,6 +118,7 @@ class FlatPairs:
     @cached_property
     def _pairs(self) -> dict[str, Pair]:
         listing = self._list()
+        require_paired(listing.alone)
         if not listing.pairs:
             raise DataError(f"{self._root} holds no image with a mask; check that the dataset was unpacked whole")
         pairs: dict[str, Pair] = {}
@@ -180,27 +184,6 @@ def _soft_sentence(totals: Counter[str]) -> list[str]:
         f"Masks with shades of grey: {totals['soft']} thresholded at {JPEG_THRESHOLD}; {totals['soft between']:,} of "
         f"their {totals['soft pixels']:,} pixels were neither 0 nor 255."
     ]
-
-
-def matching_pairs(images: Mapping[str, Path], masks: Mapping[str, Path]) -> list[tuple[str, Path, Path]]:
-    """Return (name, image, mask) of every name that both have, sorted; names that one of them lacks are left out."""
-    return [(name, images[name], masks[name]) for name in sorted(images.keys() & masks.keys())]
-
-
-def complete_pairs(images: Mapping[str, Path], masks: Mapping[str, Path], folder: Path) -> list[tuple[str, Path, Path]]:
-    """Return (name, image, mask) of every name, sorted.
-
-    Raises:
-        DataError: an image has no mask or a mask no image; `folder` holds both, for the sentence.
-    """
-    for these, others, kind, other in ((images, masks, "image", "mask"), (masks, images, "mask", "image")):
-        if alone := sorted(these.keys() - others.keys()):
-            more = f" (and {len(alone) - 1} more like it)" if len(alone) > 1 else ""
-            raise DataError(
-                f"{kind} {these[alone[0]]} has no {other} in {folder}{more}; add the {other} of {alone[0]!r} from the "
-                f"owner's release, or remove the {kind}"
-            )
-    return matching_pairs(images, masks)
 
 
 def left_out_note(images_alone: Collection[str], masks_alone: Collection[str]) -> list[str]:

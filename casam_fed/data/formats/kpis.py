@@ -14,11 +14,11 @@ from casam_fed.data.formats.flat_pairs import (
     Listing,
     Pair,
     binary,
-    complete_pairs,
     folders_in,
     require_root,
     without_ends,
 )
+from casam_fed.data.pairing import pair_by_name
 from casam_fed.data.raster import list_rasters
 from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import DataError
@@ -68,9 +68,10 @@ class KpisReader:
 def _listing(root: Path, group: str) -> Listing:
     sides = _sides_with(root, group)
     pairs: list[Pair] = []
+    alone: list[str] = []
     for side in sides:
         for case in folders_in(root / side / group):
-            for name, image, mask in _case_pairs(case):
+            for name, image, mask in _case_pairs(case, alone):
                 split = side if len(sides) == len(_SIDES) else None
                 pairs.append(Pair(Record(f"{side}/{case.name}/{name}", case.name, split), image, mask))
     notes = []
@@ -78,7 +79,7 @@ def _listing(root: Path, group: str) -> Listing:
         notes.append(f"Only {sides[0]}/ holds {group}: the owner's split is not complete and therefore not used.")
     if left_out := _count_images(root / _LEFT_OUT / group):
         notes.append(f"Validation images of {group} left out: {left_out}; only train/ and test/ are used.")
-    return Listing(pairs, notes)
+    return Listing(pairs, notes, alone)
 
 
 def _sides_with(root: Path, group: str) -> list[str]:
@@ -92,7 +93,7 @@ def _sides_with(root: Path, group: str) -> list[str]:
     raise DataError(f"{root} has no group {group!r}; choose one of those there: {there}")
 
 
-def _case_pairs(case: Path) -> list[tuple[str, Path, Path]]:
+def _case_pairs(case: Path, alone: list[str]) -> list[tuple[str, Path, Path]]:
     if (case / "img").is_dir() or (case / "mask").is_dir():
         images, masks = list_rasters(case / "img"), list_rasters(case / "mask")
     else:
@@ -106,7 +107,8 @@ def _case_pairs(case: Path) -> list[tuple[str, Path, Path]]:
             )
     if not images and not masks:
         raise DataError(f"the case {case} holds no image; unpack the owner's archive again, or remove the folder")
-    return complete_pairs(without_ends(images, (_IMAGE_END,)), without_ends(masks, (_MASK_END,)), case)
+    named = without_ends(images, (_IMAGE_END,)), without_ends(masks, (_MASK_END,))
+    return pair_by_name(*named, case, case, alone)
 
 
 def _count_images(folder: Path) -> int:

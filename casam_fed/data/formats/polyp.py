@@ -13,12 +13,12 @@ from casam_fed.data.formats.flat_pairs import (
     FlatPairs,
     Listing,
     Pair,
-    complete_pairs,
     find_folder,
     folders_in,
     require_root,
     soft_binary,
 )
+from casam_fed.data.pairing import pair_by_name
 from casam_fed.data.raster import list_rasters
 from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import DataError
@@ -67,11 +67,13 @@ class PolypReader:
 
 def _listing(root: Path) -> Listing:
     pairs: list[Pair] = []
+    alone: list[str] = []
     for prefix, split, images, masks in _parts(root):
-        for name, image, mask in complete_pairs(list_rasters(images), list_rasters(masks), masks):
+        for name, image, mask in pair_by_name(list_rasters(images), list_rasters(masks), images, masks, alone):
             record_id = f"{prefix}{name}"
             pairs.append(Pair(Record(record_id, record_id, split), image, mask))
-    return Listing(pairs, [f"Patients are not told: each of the {len(pairs)} images counts as a patient of its own."])
+    note = f"Patients are not told: each of the {len(pairs)} images counts as a patient of its own."
+    return Listing(pairs, [note], alone)
 
 
 def _parts(root: Path) -> list[tuple[str, str | None, Path, Path]]:

@@ -14,13 +14,13 @@ from casam_fed.data.formats.flat_pairs import (
     Listing,
     Pair,
     binary,
-    complete_pairs,
     examples,
     find_folder,
     folders_in,
     require_root,
     without_ends,
 )
+from casam_fed.data.pairing import pair_by_name
 from casam_fed.data.raster import list_rasters
 from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import DataError
@@ -69,16 +69,17 @@ class Sts2dReader:
 def _listing(root: Path) -> Listing:
     require_root(root)
     pairs: list[Pair] = []
+    alone: list[str] = []
     unlabelled: dict[str, int] = {}
     for folder in _folders_to_look_in(root):
         images, masks = find_folder(folder, _IMAGES), find_folder(folder, _MASKS)
         if images and masks:
-            pairs += _pairs_of(root, folder, images, masks)
+            pairs += _pairs_of(root, folder, images, masks, alone)
         elif images:
             unlabelled[images.relative_to(root).as_posix()] = len(list_rasters(images))
         elif masks:
             raise DataError(f"{masks} has no folder image/ beside it; put the images there, or take the masks out")
-    if not pairs:
+    if not pairs and not alone:
         raise DataError(
             f"{root} holds no image/ with a mask/ or label/ beside it, down to {_LEVELS} levels; unpack the labelled part "
             "of the release there"
@@ -89,7 +90,7 @@ def _listing(root: Path) -> Listing:
             f"Images without masks left out: {sum(unlabelled.values())} in {len(unlabelled)} folders "
             f"({examples(unlabelled)})."
         )
-    return Listing(pairs, notes)
+    return Listing(pairs, notes, alone)
 
 
 def _folders_to_look_in(root: Path) -> list[Path]:
@@ -102,10 +103,10 @@ def _folders_to_look_in(root: Path) -> list[Path]:
     return looked
 
 
-def _pairs_of(root: Path, folder: Path, images: Path, masks: Path) -> list[Pair]:
+def _pairs_of(root: Path, folder: Path, images: Path, masks: Path, alone: list[str]) -> list[Pair]:
     named = without_ends(list_rasters(masks), _MASK_ENDS)
     pairs: list[Pair] = []
-    for name, image, mask in complete_pairs(list_rasters(images), named, masks):
+    for name, image, mask in pair_by_name(list_rasters(images), named, images, masks, alone):
         record_id = (folder.relative_to(root) / name).as_posix()
         pairs.append(Pair(Record(record_id, record_id), image, mask))
     return pairs

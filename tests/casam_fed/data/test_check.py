@@ -69,11 +69,20 @@ def test_every_problem_is_named_with_its_image(folder):
         assert words in sentences
 
 
-def test_a_listing_that_fails_is_a_problem(folder):
+def test_every_missing_half_of_a_pair_is_a_problem(folder):
     (folder / "train/masks/a_1.png").unlink()
+    (folder / "test/images/c_1.png").unlink()
+    report = check(folder)
+    assert [problem.kind for problem in report.problems] == ["missing pair"] * 2
+    assert f"image {folder / 'train/images/a_1.png'} has no mask" in report.problems[0].sentence
+    assert f"mask {folder / 'test/masks/c_1.png'} has no image" in report.problems[1].sentence
+
+
+def test_a_listing_that_fails_is_a_problem(folder):
+    (folder / "train/masks/a_1.txt").touch()
     report = check(folder)
     assert [problem.kind for problem in report.problems] == ["listing"]
-    assert "has no mask" in report.problems[0].sentence
+    assert "is not a PNG, JPEG or TIFF file" in report.problems[0].sentence
 
 
 def test_progress_counts_every_image_and_samples_are_shown(folder):

@@ -100,9 +100,9 @@ def test_patches_that_do_not_pair_up_are_refused(tmp_path: Path) -> None:
     assert f"image {case / 'b_img.jpg'} has no mask in {case};" in refused(KpisReader(tmp_path, "DN"))
     (case / "b_img.jpg").rename(case / "b_mask.jpg")
     save(case / "c_mask.jpg", DISC)
-    assert f"mask {case / 'b_mask.jpg'} has no image in {case} (and 1 more like it);" in refused(
-        KpisReader(tmp_path, "DN")
-    )
+    sentence = refused(KpisReader(tmp_path, "DN"))
+    assert f"mask {case / 'b_mask.jpg'} has no image in {case};" in sentence
+    assert "(1 more like it" in sentence
     (case / "b_mask.jpg").rename(case / "b.jpg")
     assert "b.jpg ends neither in _img nor in _mask" in refused(KpisReader(tmp_path, "DN"))
 
