@@ -1,30 +1,25 @@
 """One task, from stored embeddings to its alignment layer (arXiv 2511.17201, sections 3 and 4).
 
-Every random choice is a function of the seed and the step, so a checkpoint is weights, optimizer and a step number, and a
-killed training goes on to the same bits. The backbone's encoder never runs here.
+A checkpoint is weights, optimizer and a step number, and a killed training goes on to the same bits.
 """
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from casam_fed.alignment import AlignmentLayer
-from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
 from casam_fed.config import MethodConfig
-from casam_fed.data.prompts import central_point, draw_targets, jitter_box, tight_box
 from casam_fed.embeddings import EmbeddingStore
 from casam_fed.errors import TrainingError
 from casam_fed.files import sha256_bytes, write_atomically
-from casam_fed.losses import segmentation_loss
+from casam_fed.fitting import adam, batch_at, fit, total_steps
 from casam_fed.task_data import EncodedImage, TaskData
 
 __all__ = ["Progress", "train_alignment"]
@@ -41,11 +36,6 @@ class Progress:
     step: int
     steps: int
     loss: float
-
-
-def total_steps(image_count: int, config: MethodConfig) -> int:
-    """Return the number of steps: the epochs, but at least `min_steps`, since small sites need steps, not epochs."""
-    return max(config.epochs * math.ceil(image_count / config.batch_size), config.min_steps)
 
 
 def train_alignment(
@@ -76,76 +66,24 @@ def train_alignment(
     if not images:
         raise TrainingError("no training image has anything to segment; check the masks")
     layer = AlignmentLayer(backbone.geometry.channels, config.blocks, config.start, seed=seed).to(backbone.device)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=config.learning_rate)
+    optimizer = adam(layer, config)
     steps = total_steps(len(images), config)
     identity = _identity(backbone, images, config, seed)
     first = _resume(checkpoint, identity, layer, optimizer) if checkpoint is not None else 0
-    layer.train()
-    for step in range(first, steps):
-        chosen = _batch(images, step, config.batch_size, seed)
-        loss = _loss(backbone, store, layer, chosen, config, np.random.default_rng((seed, 2, step)))
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {step + 1} of {steps}; lower learning_rate "
-                f"(now {config.learning_rate:g}) and train again"
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+
+    def after(step: int, loss: float) -> None:
         if checkpoint is not None and (step + 1) % _CHECKPOINT_EVERY == 0 and step + 1 < steps:
             _save(checkpoint, identity, layer, optimizer, step + 1)
         if report is not None:
-            report(Progress(step + 1, steps, value))
+            report(Progress(step + 1, steps, loss))
+
+    def images_of(step: int) -> list[EncodedImage]:
+        return batch_at(images, step, config.batch_size, seed)
+
+    fit(backbone, store, layer, optimizer, config, seed, range(first, steps), images_of, after=after)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return layer.cpu().eval().requires_grad_(False)
-
-
-def _batch(images: list[EncodedImage], step: int, size: int, seed: int) -> list[EncodedImage]:
-    per_epoch = math.ceil(len(images) / size)
-    epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng((seed, 1, epoch)).permutation(len(images))
-    return [images[index] for index in order[position * size : (position + 1) * size]]
-
-
-def _loss(
-    backbone: Backbone,
-    store: EmbeddingStore,
-    layer: AlignmentLayer,
-    images: list[EncodedImage],
-    config: MethodConfig,
-    rng: np.random.Generator,
-) -> Tensor:
-    masks, prompts = _draw_prompts(images, config, rng)
-    aligned = layer(store.load([image.key for image in images]).to(backbone.device))
-    low, predicted_iou = backbone.decode(aligned, prompts)
-    logits = images[0].frame.to_square(low)[:, None]
-    truth = torch.from_numpy(masks)[:, None].to(logits.device, torch.float32)
-    return segmentation_loss(logits, truth, predicted_iou).total
-
-
-def _draw_prompts(
-    images: list[EncodedImage], config: MethodConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, Prompts]:
-    """Draw the masks bool [P, S, S] of a batch and prompts of one kind for them: boxes or points."""
-    by_box = rng.random() >= config.point_share
-    masks, owner, boxes, points = [], [], [], []
-    for row, image in enumerate(images):
-        targets = image.targets()
-        jitter = config.box_jitter * image.frame.square / 1024
-        for index in draw_targets(len(targets), config.masks_per_image, rng):
-            mask = targets.mask(int(index))
-            masks.append(mask)
-            owner.append(row)
-            if by_box:
-                boxes.append(jitter_box(tight_box(mask), jitter, mask.shape, rng))
-            else:
-                points.append(central_point(mask, rng))
-    rows = torch.tensor(owner)
-    if by_box:
-        return np.stack(masks), Prompts(rows, boxes=torch.from_numpy(np.stack(boxes)))
-    return np.stack(masks), Prompts(rows, points=torch.from_numpy(np.stack(points)))
 
 
 def _identity(backbone: Backbone, images: list[EncodedImage], config: MethodConfig, seed: int) -> str:

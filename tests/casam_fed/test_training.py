@@ -16,8 +16,9 @@ from casam_fed.config import MethodConfig
 from casam_fed.data.folder import FolderReader
 from casam_fed.embeddings import EmbeddingStore
 from casam_fed.errors import TrainingError
+from casam_fed.fitting import total_steps
 from casam_fed.task_data import TaskData, encode_task
-from casam_fed.training import Progress, total_steps, train_alignment
+from casam_fed.training import Progress, train_alignment
 
 CONFIG = MethodConfig(epochs=1, min_steps=12, batch_size=4, masks_per_image=2, threads=1)
 
