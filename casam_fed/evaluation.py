@@ -6,6 +6,8 @@ costs one pass, not one per stage.
 """
 
 import json
+import math
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from casam_fed import metrics
+from casam_fed.alignment import AlignmentLayer
 from casam_fed.config import MethodConfig
 from casam_fed.data.prompts import targets_of, tight_boxes
 from casam_fed.data.sample import Reader
@@ -23,7 +26,7 @@ from casam_fed.embeddings import EmbeddingStore
 from casam_fed.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
 from casam_fed.files import write_atomically
 from casam_fed.routing.pooling import pool
-from casam_fed.segmenter import IDENTITY, BankRouter, Segmenter
+from casam_fed.segmenter import IDENTITY, BankRouter, Segmenter, decode_masks
 from casam_fed.task_data import EncodedImage, TaskData
 
 __all__ = ["Evaluator"]
@@ -53,6 +56,7 @@ class Evaluator:
         """
         self.reader, self.data, self.store, self.config, self.seed = reader, data, store, config, seed
         self.features = torch.cat([pool(store.load([key])) for key in data.keys])
+        self._truths: dict[str, tuple[tuple[int, ...], bytes, npt.NDArray[np.float32]]] = {}
         self._cache_path = cache
         self._kept: dict[str, list[float]] = {}
         if cache is not None and cache.exists():
@@ -87,29 +91,37 @@ class Evaluator:
         strengths = np.bincount(bins, minlength=len(STRENGTH_EDGES) + 1)
         return self._report(segmenter, tasks, tuple(int(count) for count in strengths))
 
+    def through(self, layer: AlignmentLayer | None) -> RouteReport:
+        """Score with every image sent through one layer, on the backbone's device; None for the identity.
+
+        For layers that are not entries of a bank: nothing is kept, and `chosen` is empty.
+        """
+        rows = [self._score(image, layer) for image in self._scored_images()]
+        return RouteReport(len(rows), _means(rows), {}, (), len(rows))
+
     def _report(self, segmenter: Segmenter, tasks: Sequence[str | None], strengths: tuple[int, ...]) -> RouteReport:
         digests = {entry.task: entry.digest for entry in segmenter.bank.entries()}
+        task_of = dict(zip(self.data.keys, tasks, strict=True))
         rows, decoded = [], 0
-        for image, task in zip(self.data.images, tasks, strict=True):
-            if image.record.id in self.data.empty:
-                continue
-            layer = IDENTITY if task is None else digests[task]
-            name = f"{image.key}/{layer}"
+        for image in self._scored_images():
+            task = task_of[image.key]
+            name = f"{image.key}/{IDENTITY if task is None else digests[task]}"
             if name not in self._kept:
-                self._kept[name] = self._score(segmenter, image, task)
+                self._kept[name] = self._score(image, None if task is None else segmenter.layer(task))
                 decoded += 1
             rows.append(self._kept[name])
         if decoded and self._cache_path is not None:
             write_atomically(self._cache_path, json.dumps(self._kept).encode())
-        means = np.mean(rows, axis=0)
         chosen = Counter("unknown" if task is None else task for task in tasks)
-        return RouteReport(
-            len(rows), dict(zip(METRICS, means.tolist(), strict=True)), dict(sorted(chosen.items())), strengths, decoded
-        )
+        return RouteReport(len(rows), _means(rows), dict(sorted(chosen.items())), strengths, decoded)
 
-    def _score(self, segmenter: Segmenter, image: EncodedImage, task: str | None) -> list[float]:
+    def _scored_images(self) -> list[EncodedImage]:
+        return [image for image in self.data.images if image.record.id not in self.data.empty]
+
+    def _score(self, image: EncodedImage, layer: AlignmentLayer | None) -> list[float]:
         truth, boxes = self.truth(image)
-        predicted = segmenter.masks(self.store.load([image.key])[0], image.frame, boxes, task, self.config.score_at)
+        embedding = self.store.load([image.key])[0]
+        predicted = decode_masks(self.store.backbone, layer, embedding, image.frame, boxes, self.config.score_at)
         measures = (metrics.iou, metrics.dice, metrics.boundary_iou, metrics.boundary_iou_casam)
         return [float(measure(predicted, truth).mean()) for measure in measures]
 
@@ -125,7 +137,18 @@ class Evaluator:
         return truth, plain, ours
 
     def truth(self, image: EncodedImage) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-        """Return the true masks bool [N, H, W] (or [N, S, S]) of an image and their tight source boxes [N, 4]."""
+        """Return the true masks bool [N, H, W] (or [N, S, S]) of an image and their tight source boxes [N, 4].
+
+        They are read once and then kept compressed: reading a slice again means opening its volume again.
+        """
+        if image.record.id not in self._truths:
+            masks, boxes = self._read_truth(image)
+            self._truths[image.record.id] = masks.shape, zlib.compress(np.packbits(masks).tobytes(), 1), boxes
+        shape, packed, boxes = self._truths[image.record.id]
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(packed), dtype=np.uint8), count=math.prod(shape))
+        return bits.view(np.bool_).reshape(shape), boxes
+
+    def _read_truth(self, image: EncodedImage) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
         targets = targets_of(self.reader.read(image.record), self.config.unit)
         boxes = tight_boxes(targets)
         if self.config.score_at == "square":
@@ -134,3 +157,7 @@ class Evaluator:
             boxes = boxes[[(target.plane, target.label) in kept for target in targets.targets]]
             targets = small
         return np.stack([targets.mask(index) for index in range(len(targets))]), boxes
+
+
+def _means(rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    return dict(zip(METRICS, np.mean(rows, axis=0).tolist(), strict=True))

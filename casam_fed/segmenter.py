@@ -21,7 +21,7 @@ from casam_fed.routing.gaussian import Background
 from casam_fed.routing.route import RouterKind, Routes, route
 from casam_fed.routing.state import RouterState, build_router, router_state_from
 
-__all__ = ["IDENTITY", "BankRouter", "Segmenter", "bank_router"]
+__all__ = ["IDENTITY", "BankRouter", "Segmenter", "bank_router", "decode_masks"]
 
 IDENTITY = "identity"
 """Stands for "no alignment layer" wherever an entry's digest names the layer that an image takes."""
@@ -68,6 +68,41 @@ def bank_router(bank: LayerBank) -> BankRouter:
     return BankRouter(tuple(entry.task for entry in entries), states)
 
 
+@torch.no_grad()
+def decode_masks(
+    backbone: Backbone,
+    layer: AlignmentLayer | None,
+    embedding: Tensor,
+    frame: Frame,
+    boxes: npt.NDArray[np.floating],
+    at: str = "source",
+) -> npt.NDArray[np.bool_]:
+    """Segment one image through an alignment layer.
+
+    Args:
+        backbone: decodes.
+        layer: on the backbone's device; None for the identity, which is plain SAM.
+        embedding: float32 [C, h, w].
+        frame: where the image lies in the square.
+        boxes: [N, 4], (x0, y0, x1, y1) first and last pixels at source resolution.
+        at: "source" for masks at the source resolution, "square" for the backbone's square.
+
+    Returns:
+        bool [N, H, W] or [N, S, S]; the logits binarised at 0.
+    """
+    aligned = embedding[None].to(backbone.device)
+    if layer is not None:
+        aligned = layer(aligned)
+    prompts = torch.from_numpy(frame.boxes_to_square(boxes))
+    parts = []
+    for chunk in prompts.split(_PROMPTS_AT_ONCE):
+        rows = torch.zeros(len(chunk), dtype=torch.int64)
+        logits, _ = backbone.decode(aligned, Prompts(rows, boxes=chunk))
+        upsampled = frame.to_source(logits) if at == "source" else frame.to_square(logits)
+        parts.append((upsampled > 0).cpu().numpy())
+    return np.concatenate(parts)
+
+
 class Segmenter:
     """Decodes masks from stored embeddings through the alignment layers of a bank; each layer is loaded once."""
 
@@ -76,38 +111,25 @@ class Segmenter:
         self.bank = bank
         self._layers: dict[str, AlignmentLayer] = {}
 
-    @torch.no_grad()
     def masks(
         self, embedding: Tensor, frame: Frame, boxes: npt.NDArray[np.floating], task: str | None, at: str = "source"
     ) -> npt.NDArray[np.bool_]:
-        """Segment one image.
+        """Segment one image through the alignment layer of `task`; None takes the identity, which is plain SAM.
 
-        Args:
-            embedding: float32 [C, h, w].
-            frame: where the image lies in the square.
-            boxes: [N, 4], (x0, y0, x1, y1) first and last pixels at source resolution.
-            task: whose alignment layer to use; None for the identity, which is plain SAM.
-            at: "source" for masks at the source resolution, "square" for the backbone's square.
-
-        Returns:
-            bool [N, H, W] or [N, S, S]; the logits binarised at 0.
+        Arguments and result otherwise as `decode_masks`.
 
         Raises:
             BankError: no such task, or its entry is damaged.
         """
-        aligned = embedding[None].to(self.backbone.device)
-        if task is not None:
-            aligned = self._layer(task)(aligned)
-        prompts = torch.from_numpy(frame.boxes_to_square(boxes))
-        parts = []
-        for chunk in prompts.split(_PROMPTS_AT_ONCE):
-            rows = torch.zeros(len(chunk), dtype=torch.int64)
-            logits, _ = self.backbone.decode(aligned, Prompts(rows, boxes=chunk))
-            upsampled = frame.to_source(logits) if at == "source" else frame.to_square(logits)
-            parts.append((upsampled > 0).cpu().numpy())
-        return np.concatenate(parts)
+        layer = None if task is None else self.layer(task)
+        return decode_masks(self.backbone, layer, embedding, frame, boxes, at)
 
-    def _layer(self, task: str) -> AlignmentLayer:
+    def layer(self, task: str) -> AlignmentLayer:
+        """Return the alignment layer of a task, on the backbone's device.
+
+        Raises:
+            BankError: no such task, or its entry is damaged.
+        """
         if task not in self._layers:
             layer = alignment_layer_from(self.bank.load(task).alignment)
             self._layers[task] = layer.to(self.backbone.device).requires_grad_(False)
