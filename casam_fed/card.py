@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
+from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.errors import ReleaseError
 
-__all__ = ["Card", "Slug", "bucketed", "card_json", "parse_card"]
+__all__ = ["Card", "Label", "Slug", "bucketed", "card_json", "parse_card"]
 
-Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Slug = Annotated[str, Field(pattern=NAME_PATTERN)]
 Label = Annotated[str, Field(pattern=r"^[\w &+./()-]{0,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | Annotated[str, Field(pattern=r"^[a-z_]{0,32}$")]
@@ -25,7 +25,7 @@ class Card:
     """What accompanies the tensors of a release.
 
     Attributes:
-        site, task: names, lower case letters, digits, dots, dashes and underscores.
+        site, task: names of letters, digits, dots, dashes and underscores.
         modality, classes, unit: what is segmented, and whether a prompt boxes a class or an instance.
         images, patients: training counts, rounded down by `bucketed`.
         backbone, backbone_digest, channels: the frozen SAM the layer belongs to.

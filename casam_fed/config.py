@@ -16,9 +16,12 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
 
-__all__ = ["STRICT", "MethodConfig", "from_mapping", "read_yaml"]
+__all__ = ["NAME_PATTERN", "STRICT", "MethodConfig", "from_mapping", "read_yaml"]
 
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+"""What names of sites and tasks are made of: they become names of folders, and travel."""
 
 T = TypeVar("T")
 
@@ -120,6 +123,11 @@ def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:
         tag, tags = str(first["ctx"]["tag"]), re.findall(r"'([^']*)'", first["ctx"]["expected_tags"])
         near = difflib.get_close_matches(tag, tags, n=1, cutoff=0.0)
         return f"'{path}' in {where} is of unknown kind '{tag}'; did you mean '{near[0]}'? There are {', '.join(tags)}"
+    if first["type"] == "string_pattern_mismatch" and first["ctx"]["pattern"].startswith(NAME_PATTERN):
+        return (
+            f"'{path}' in {where} cannot be {first['input']!r}: a name has letters, digits, dots, dashes and "
+            "underscores, 63 at most; mend that name"
+        )
     reason = first["msg"][0].lower() + first["msg"][1:]
     return f"'{path}' in {where} cannot be {first['input']!r}: {reason}; mend that value"
 

@@ -1,8 +1,12 @@
 """One hospital as its YAML block describes it. Needs no torch."""
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
+from casam_fed.card import Label, Slug
+from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.data.dataset import DataConfig
 
 __all__ = ["SiteConfig"]
@@ -12,10 +16,10 @@ __all__ = ["SiteConfig"]
 class SiteConfig:
     """A site: its name, its data, and the task it adds, which is named after the site where no name is given."""
 
-    name: str
+    name: Slug
     data: DataConfig
-    task: str = ""
-    modality: str = ""
+    task: Annotated[str, Field(pattern=NAME_PATTERN + "|^$")] = ""
+    modality: Label = ""
 
     @property
     def task_name(self) -> str:
