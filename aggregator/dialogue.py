@@ -30,7 +30,7 @@ from casam_fed.exchange import (
 )
 from casam_fed.release import MAX_RELEASE_BYTES
 
-__all__ = ["Dialogue", "meet"]
+__all__ = ["Dialogue", "bytes_of", "meet", "text_of"]
 
 _ANSWER_S = 24 * 3600.0
 _ONLINE_S = 300.0
@@ -49,12 +49,9 @@ class Dialogue:
         Raises:
             ExchangeError: no answer, the site failed, or the answer is malformed.
         """
-        reply = self._ask(SUBMIT, {site: Request(seed)})[site]
-        arrays = reply["arrays"]
-        if not isinstance(arrays, ArrayRecord) or list(arrays) != ["release"]:
-            raise ExchangeError(f"site {site} sent no release; run the same version at both ends")
-        data = unwrap_bytes(arrays["release"].data, MAX_RELEASE_BYTES, f"site {site}")
-        return data, decode_json(Submission, _text(reply), f"site {site}")
+        reply = self.ask(SUBMIT, {site: Request(seed)})[site]
+        data = bytes_of(reply, "release", f"site {site}")
+        return data, decode_json(Submission, text_of(reply), f"site {site}")
 
     def sync(
         self,
@@ -65,20 +62,25 @@ class Dialogue:
     ) -> dict[str, Synced]:
         """Send every site the bank's snapshot, the objects it lacks (site -> digest -> bytes) and its receipt, if any."""
         requests = {site: Request(seed, snapshot.decode(), receipts.get(site)) for site in self.nodes}
-        replies = self._ask(SYNC, requests, objects)
-        return {site: decode_json(Synced, _text(reply), f"site {site}") for site, reply in replies.items()}
+        replies = self.ask(SYNC, requests, objects)
+        return {site: decode_json(Synced, text_of(reply), f"site {site}") for site, reply in replies.items()}
 
     def evaluate(self, seed: int, last: bool) -> dict[str, StageReport]:
         """Ask every site for its aggregate scores under the bank it has just synced."""
-        replies = self._ask(EVALUATE_STAGE, {site: Request(seed, last=last) for site in self.nodes})
-        return {site: decode_json(StageReport, _text(reply), f"site {site}") for site, reply in replies.items()}
+        replies = self.ask(EVALUATE_STAGE, {site: Request(seed, last=last) for site in self.nodes})
+        return {site: decode_json(StageReport, text_of(reply), f"site {site}") for site, reply in replies.items()}
 
-    def _ask(
+    def ask(
         self,
         kind: str,
-        requests: Mapping[str, Request],
+        requests: Mapping[str, object],
         arrays: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> dict[str, RecordDict]:
+        """Send each site its payload, and its arrays (site -> name -> bytes), and return their answers by site.
+
+        Raises:
+            ExchangeError: a site failed or did not answer.
+        """
         messages = [
             _message(kind, self.nodes[site], request, (arrays or {}).get(site, {}))
             for site, request in requests.items()
@@ -111,7 +113,7 @@ def meet(
     nodes: dict[str, int] = {}
     for reply in grid.send_and_receive([_message(HELLO, node, Request(seed), {}) for node in ids], timeout=_ANSWER_S):
         node = reply.metadata.src_node_id
-        hello = decode_json(Hello, _text(_content(reply, f"node {node}")), f"node {node}")
+        hello = decode_json(Hello, text_of(_content(reply, f"node {node}")), f"node {node}")
         if hello.site in nodes:
             raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
         nodes[hello.site], hellos[hello.site] = node, hello
@@ -121,7 +123,7 @@ def meet(
     return Dialogue(grid, {site: nodes[site] for site in expected}), hellos
 
 
-def _message(kind: str, node: int, request: Request, arrays: Mapping[str, bytes]) -> Message:
+def _message(kind: str, node: int, request: object, arrays: Mapping[str, bytes]) -> Message:
     content = RecordDict({"payload": ConfigRecord({"json": encode_json(request)})})
     if arrays:
         content["arrays"] = ArrayRecord({name: _array(data) for name, data in arrays.items()})
@@ -142,6 +144,19 @@ def _content(reply: Message, sender: str) -> RecordDict:
     return content
 
 
-def _text(content: RecordDict) -> object:
+def bytes_of(content: RecordDict, name: str, sender: str) -> bytes:
+    """Return the bytes that an answer carries under `name`, size-capped and not yet parsed.
+
+    Raises:
+        ExchangeError: the answer carries something else, or more.
+    """
+    arrays = content.get("arrays")
+    if not isinstance(arrays, ArrayRecord) or list(arrays) != [name]:
+        raise ExchangeError(f"{sender} sent no {name}; run the same version at both ends")
+    return unwrap_bytes(arrays[name].data, MAX_RELEASE_BYTES, sender)
+
+
+def text_of(content: RecordDict) -> object:
+    """Return the JSON text of an answer's payload, or what stands in its place."""
     payload = content.get("payload")
     return payload.get("json") if isinstance(payload, ConfigRecord) else None

@@ -3,16 +3,27 @@
 import functools
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from pydantic import TypeAdapter
 
 from aggregator.stages import StreamPlan, run_stream
+from casam_fed.alignment import AlignmentLayer
 from casam_fed.backbone.background import background_of
+from casam_fed.bank import LayerBank
+from casam_fed.embeddings import EmbeddingStore
 from casam_fed.errors import CasamError, ConfigError
-from casam_fed.files import write_atomically
+from casam_fed.evaluation_report import RouteReport
+from casam_fed.files import cache_dir, write_atomically
+from simulations.methods.fedavg import add_fedavg, run_fedavg
+from simulations.methods.unseen import unseen_reports
 from simulations.report import write_report
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig, method_record, read_stream
@@ -28,9 +39,10 @@ def make_server_app() -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        folder, stream = _run_of(context)
+        run = _run_of(context)
+        folder = run.folder
         try:
-            _run(grid, folder, stream)
+            _METHODS[run.method](grid, run)
         except CasamError as error:
             folder.say(f"stopped: {error}")
             folder.fail(str(error))
@@ -41,10 +53,23 @@ def make_server_app() -> ServerApp:
 
 def make_simulated_client_app() -> ClientApp:
     """Return the ClientApp whose node number is the place of its site in the stream."""
-    return make_client_app(_site_of)
+    app = make_client_app(_site_of)
+    add_fedavg(app, _site_of)
+    return app
 
 
-def _run(grid: Grid, folder: RunFolder, stream: StreamConfig) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """What the run configuration asks for; `root` is where relative data paths start."""
+
+    folder: RunFolder
+    stream: StreamConfig
+    root: Path
+    method: str
+
+
+def _run_casam(grid: Grid, run: _Run) -> None:
+    folder, stream = run.folder, run.stream
     backbone = shared_backbone(stream.method.backbone, stream.method.device)
     plan = StreamPlan(
         sites=tuple(site.name for site in stream.sites),
@@ -58,6 +83,7 @@ def _run(grid: Grid, folder: RunFolder, stream: StreamConfig) -> None:
     for seed, values in collected.items():
         about = {site: folder.about(site, seed) for site in plan.sites}
         values |= {what: {site: about[site][what] for site in about} for what in ("counts", "notes")}
+        values["unseen"] = _unseen(run, int(seed))
     results = {
         "stream": stream.stream,
         "sites": list(plan.sites),
@@ -74,30 +100,73 @@ def _run(grid: Grid, folder: RunFolder, stream: StreamConfig) -> None:
     write_report(results, folder.path)
 
 
-def _run_of(context: Context) -> tuple[RunFolder, StreamConfig]:
-    values = {key: str(context.run_config.get(key, "")) for key in ("stream", "out", "overrides")}
+def _unseen(run: _Run, seed: int) -> dict[str, Any]:
+    """Let the bank of a seed answer on the stream's unseen sets: the researcher's own images, so nothing travels."""
+    stream = run.stream
+    if not stream.unseen:
+        return {}
+    torch.set_num_threads(stream.method.threads)
+    backbone = shared_backbone(stream.method.backbone, stream.method.device)
+    store = EmbeddingStore(cache_dir() / "embeddings", backbone)
+    bank = LayerBank(run.folder.path / "banks" / f"seed-{seed}")
+    reports = unseen_reports(stream.unseen, run.root, store, stream.method, seed, bank)
+    plain: dict[str, Any] = TypeAdapter(dict[str, dict[str, RouteReport]]).dump_python(reports, mode="json")
+    return plain
+
+
+def _run_fedavg(grid: Grid, run: _Run) -> None:
+    folder, stream = run.folder, run.stream
+    (seed,) = stream.seeds
+    backbone = shared_backbone(stream.method.backbone, stream.method.device)
+    first = AlignmentLayer(backbone.geometry.channels, stream.method.blocks, stream.method.start, seed=seed)
+    sites = [site.name for site in stream.sites]
+    result = run_fedavg(grid, sites, first, seed, stream.baselines.fedavg_rounds, folder.say)
+    write_atomically(folder.path / "layer.safetensors", result.layer)
+    write_atomically(folder.results, result.as_json())
+
+
+_METHODS: dict[str, Callable[[Grid, _Run], None]] = {"casam": _run_casam, "fedavg": _run_fedavg}
+
+
+def _run_of(context: Context) -> _Run:
+    values = {key: str(value) for key, value in context.run_config.items()}
     for key in ("stream", "out"):
         if not Path(values[key]).is_absolute():
             raise ConfigError(f"run-config '{key}' is '{values[key]}'; give an absolute path, e.g. {key}=\"/runs/one\"")
-    overrides = json.loads(values["overrides"] or "{}")
-    return RunFolder(Path(values["out"])), read_stream(Path(values["stream"]), overrides)
+    if values["method"] not in _METHODS:
+        raise ConfigError(f"run-config 'method' is '{values['method']}'; give one of {', '.join(_METHODS)}")
+    path = Path(values["stream"])
+    return _Run(
+        folder=_folder_of(values["out"], values["sites"]),
+        stream=read_stream(path, json.loads(values["overrides"] or "{}")),
+        root=_root_of(path, values["data"]),
+        method=values["method"],
+    )
+
+
+def _folder_of(out: str, sites: str) -> RunFolder:
+    return RunFolder(Path(out), Path(sites) if sites else None)
+
+
+def _root_of(stream: Path, data: str) -> Path:
+    return Path(data) if data else stream.parent
 
 
 def _site_of(context: Context, seed: int) -> Site:
-    where = (str(context.run_config[key]) for key in ("stream", "out", "overrides", "data"))
+    where = (str(context.run_config[key]) for key in ("stream", "out", "sites", "overrides", "data"))
     return _site(*where, int(context.node_config["partition-id"]), seed)
 
 
 @functools.cache
-def _site(stream_path: str, out: str, overrides: str, data: str, number: int, seed: int) -> Site:
+def _site(stream_path: str, out: str, sites: str, overrides: str, data: str, number: int, seed: int) -> Site:
     """Return a site; Ray's actors are reused, so a process keeps each site it has met."""
     stream = read_stream(Path(stream_path), json.loads(overrides or "{}"))
     config = stream.sites[number]
-    folder = RunFolder(Path(out))
+    folder = _folder_of(out, sites)
     log = logging.FileHandler(folder.site_log(config.name))
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger("site_client").addHandler(log)
-    root = Path(data) if data else Path(stream_path).parent
+    root = _root_of(Path(stream_path), data)
     return Site(
         config, stream.method, root, folder.site(config.name), seed, lambda text: folder.say(f"{config.name}: {text}")
     )

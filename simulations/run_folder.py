@@ -15,9 +15,10 @@ __all__ = ["RunFolder"]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The layout below the folder of a run."""
+    """The layout below the folder of a run; runs of one sweep share the folder of their sites."""
 
     path: Path
+    shared_sites: Path | None = None
 
     @property
     def results(self) -> Path:
@@ -34,9 +35,14 @@ class RunFolder:
         """Why the run stopped, if it did."""
         return self.path / "failure.txt"
 
+    @property
+    def sites(self) -> Path:
+        """The private folders of the sites."""
+        return self.shared_sites or self.path / "sites"
+
     def site(self, name: str) -> Path:
         """Return the private folder of a site."""
-        return self.path / "sites" / name
+        return self.sites / name
 
     def site_log(self, name: str) -> Path:
         """Return the log of a site, its folder made."""

@@ -1,9 +1,7 @@
 """`casam sim run`: a simulated stream from start to report."""
 
 import json
-import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +9,15 @@ import click
 
 from casam_fed.config import read_yaml
 from casam_fed.data.dataset import open_dataset
-from casam_fed.errors import ConfigError, SimulationError
+from casam_fed.errors import ConfigError
 from casam_fed.files import write_atomically
-from simulations.flower_processes import FlowerRun
+from simulations.launch import launch
+from simulations.methods.catalogue import METHODS, chosen_methods
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig, read_stream
+from simulations.sweep.plan import orders_of
 
 __all__ = ["sim"]
-
-_POLL_S = 0.5
-_COMPLETED = "finished:completed"
 
 
 @click.group()
@@ -30,9 +27,7 @@ def sim() -> None:
 
 @sim.command()
 @click.argument("stream", type=click.Path(path_type=Path))
-@click.option(
-    "--out", required=True, type=click.Path(path_type=Path), help="Folder for the report; must be new or empty."
-)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the report.")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Where relative data paths start (default: beside STREAM)."
 )
@@ -41,7 +36,12 @@ def sim() -> None:
 )
 @click.option("--unit", type=click.Choice(["class", "instance"]), help="One box per class, or one per instance.")
 @click.option("--seeds", type=click.IntRange(min=1), help="Run this many seeds, 0, 1, ...")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier run in --out.")
+@click.option(
+    "--methods",
+    help="Compare methods, e.g. casam,er or all; `casam sim methods` lists them. Without it: casam alone, in one run.",
+)
+@click.option("--orders", type=click.IntRange(min=1), help="Compare this many orders of the tasks, the stream's first.")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier run left in --out.")
 def run(
     stream: Path,
     out: Path,
@@ -49,29 +49,69 @@ def run(
     method: Path | None,
     unit: str | None,
     seeds: int | None,
+    methods: str | None,
+    orders: int | None,
     overwrite: bool,
 ) -> None:
     """Run the stream described by STREAM (a YAML file) and write its report to --out.
+
+    With --methods or --orders it is a sweep: one cell for each method, seed and order. The same command goes on where a
+    sweep was stopped, and more methods, seeds or orders may be asked for later; a finished cell is never computed again.
 
     Exit code 0 when the run completed, 1 when it failed, 2 for wrong usage, 130 after Ctrl-C. No process is left behind.
     """
     overrides = _overrides(method, unit, seeds)
     config = read_stream(stream, overrides)
     root = (data or stream.parent).absolute()
-    for site in config.sites:
-        open_dataset(site.data, root)
-    folder = _fresh(out.absolute(), overwrite)
+    for source in (*config.sites, *config.unseen):
+        open_dataset(source.data, root)
+    if methods is None and orders is None:
+        report = _single_run(stream, out.absolute(), root, config, overrides, overwrite)
+    else:
+        report = _sweep(stream, out.absolute(), root, config, overrides, methods or "casam", orders or 1, overwrite)
+    click.echo(f"report: {report}")
+
+
+@sim.command("methods")
+def methods_command() -> None:
+    """List the methods that --methods takes."""
+    for method in METHODS.values():
+        click.echo(f"{method.name:12} {method.meaning}")
+
+
+def _single_run(
+    stream: Path, out: Path, root: Path, config: StreamConfig, overrides: dict[str, Any], overwrite: bool
+) -> Path:
+    folder = _fresh(out, overwrite)
     run_config = {
         "stream": str(stream.absolute()),
         "data": str(root),
         "out": str(folder.path),
         "overrides": json.dumps(overrides),
     }
-    status, peak = _simulate(folder, config, run_config)
-    if status != _COMPLETED:
-        raise SimulationError(_why(folder, status))
-    _add_memory(folder, peak)
-    click.echo(f"report: {folder.path / 'report.md'}")
+    _add_memory(folder, launch(folder, config, run_config))
+    return folder.path / "report.md"
+
+
+def _sweep(
+    stream: Path,
+    out: Path,
+    root: Path,
+    config: StreamConfig,
+    overrides: dict[str, Any],
+    methods: str,
+    orders: int,
+    overwrite: bool,
+) -> Path:
+    from simulations.sweep.folder import SweepFolder
+    from simulations.sweep.report import write_sweep_report
+    from simulations.sweep.run import Sweep
+
+    chosen = chosen_methods(methods)
+    orders_of([site.task_name for site in config.sites], orders)
+    folder = SweepFolder.open(out, config, root, overwrite)
+    sweep = Sweep(config, stream, overrides, root, folder, chosen, orders)
+    return write_sweep_report(folder.path, config, sweep.orders, sweep.run())
 
 
 def _overrides(method: Path | None, unit: str | None, seeds: int | None) -> dict[str, Any]:
@@ -98,37 +138,6 @@ def _fresh(path: Path, overwrite: bool) -> RunFolder:
         raise ConfigError(f"{path} is a file; give a folder with --out")
     folder.say("started")
     return folder
-
-
-def _simulate(folder: RunFolder, config: StreamConfig, run_config: dict[str, str]) -> tuple[str, float]:
-    app = Path(__file__).parent / "app"
-    with FlowerRun(folder.path / "flower.log") as flower:
-        flower.start(app, len(config.sites), min(config.method.threads, os.cpu_count() or 1), run_config)
-        shown = 0
-        while flower.running():
-            shown = _show(folder, shown)
-            time.sleep(_POLL_S)
-        _show(folder, shown)
-        return flower.outcome(), flower.peak_rss_mb
-
-
-def _show(folder: RunFolder, shown: int) -> int:
-    """Print the progress lines after the first `shown` and return how many there are now."""
-    lines = folder.progress.read_text(encoding="utf-8").splitlines()
-    start = json.loads(lines[0])["time"]
-    for line in lines[shown:]:
-        event = json.loads(line)
-        click.echo(f"{event['time'] - start:7.1f} s  {event['text']}")
-    return len(lines)
-
-
-def _why(folder: RunFolder, status: str) -> str:
-    if folder.failure.exists():
-        reason = folder.failure.read_text()
-        logs = [path.read_text().strip().splitlines() for path in sorted((folder.path / "sites").glob("*/log.txt"))]
-        last = [lines[-1] for lines in logs if lines]
-        return f"the run stopped: {reason}" + (f" ({last[-1]})" if last else "")
-    return f"Flower says the run is '{status}'; its log is {folder.path / 'flower.log'}"
 
 
 def _add_memory(folder: RunFolder, peak_rss_mb: float) -> None:

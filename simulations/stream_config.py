@@ -8,11 +8,44 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from casam_fed.card import Slug
 from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
+from casam_fed.data.dataset import DataConfig
 from casam_fed.errors import ConfigError
 from site_client.site_config import SiteConfig
 
-__all__ = ["StreamConfig", "read_stream"]
+__all__ = ["BaselineConfig", "StreamConfig", "UnseenSet", "method_record", "read_stream"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class UnseenSet:
+    """Images that no site has: what the bank does with them is reported, and nothing learns from them.
+
+    Attributes:
+        name: in the report.
+        data: as a site's; all of its images are used, whatever side of a split they are on.
+    """
+
+    name: Slug
+    data: DataConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class BaselineConfig:
+    """Choices that only the baselines have; all else they share with the method.
+
+    Attributes:
+        ewc_strength: weight of the quadratic penalty (Kirkpatrick et al. 2017, eq. 3: lambda).
+        lwf_strength, lwf_temperature: weight and temperature of the distillation (Li and Hoiem 2016, eq. 2 and 3).
+        er_images: images in the replay buffer, all earlier tasks together.
+        fedavg_rounds: rounds into which the steps of every site are divided.
+    """
+
+    ewc_strength: Annotated[float, Field(gt=0)] = 1000.0
+    lwf_strength: Annotated[float, Field(gt=0)] = 1.0
+    lwf_temperature: Annotated[float, Field(gt=0)] = 2.0
+    er_images: Annotated[int, Field(ge=1)] = 50
+    fedavg_rounds: Annotated[int, Field(ge=1)] = 10
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -24,12 +57,16 @@ class StreamConfig:
         sites: in the order in which they join.
         seeds: every seed is run as a stream of its own.
         method: choices that differ from the defaults of `casam_fed.config.MethodConfig`.
+        unseen: sets out of the distribution of all sites.
+        baselines: choices of the baselines.
     """
 
     stream: str
     sites: Annotated[tuple[SiteConfig, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     method: MethodConfig = MethodConfig()
+    unseen: tuple[UnseenSet, ...] = ()
+    baselines: BaselineConfig = BaselineConfig()
 
 
 def read_stream(path: Path, overrides: dict[str, Any] | None = None) -> StreamConfig:
@@ -49,13 +86,15 @@ def read_stream(path: Path, overrides: dict[str, Any] | None = None) -> StreamCo
     if changed_method:
         values["method"] = {**(values.get("method") or {}), **changed_method}
     stream = from_mapping(StreamConfig, values, str(path))
-    for what, names in (
-        ("name", [site.name for site in stream.sites]),
-        ("task", [site.task_name for site in stream.sites]),
+    for whose, what, names in (
+        ("sites", "name", [site.name for site in stream.sites]),
+        ("sites", "task", [site.task_name for site in stream.sites]),
+        ("unseen sets", "name", [unseen.name for unseen in stream.unseen]),
     ):
-        twice = [name for name, count in Counter(names).items() if count > 1]
+        # Folders are named after them, and not every file system tells upper from lower case.
+        twice = [name for name, count in Counter(map(str.lower, names)).items() if count > 1]
         if twice:
-            raise ConfigError(f"two sites in {path} have the {what} '{twice[0]}'; give each its own")
+            raise ConfigError(f"two {whose} in {path} have the {what} '{twice[0]}'; give each its own")
     return stream
 
 

@@ -6,6 +6,7 @@ aggregator gets a code.
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,7 +16,7 @@ from casam_fed.exchange import Request, decode_json, encode_json, unwrap_bytes, 
 from casam_fed.release import MAX_RELEASE_BYTES
 from site_client.site import Site
 
-__all__ = ["SiteOf", "make_client_app"]
+__all__ = ["SiteOf", "answer", "make_client_app", "payload_of"]
 
 SiteOf = Callable[[Context, int], Site]
 """Finds the site that a Flower context stands for, for a seed."""
@@ -29,16 +30,16 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
-        return _answer(message, lambda request: RecordDict(_payload(site_of(context, request.seed).hello())))
+        return answer(message, lambda request: RecordDict(payload_of(site_of(context, request.seed).hello())))
 
     @app.train("submit")
     def submit(message: Message, context: Context) -> Message:
         def work(request: Request) -> RecordDict:
             release, submission = site_of(context, request.seed).train()
             array = Array("uint8", (len(release),), "numpy.ndarray", wrap_bytes(release))
-            return RecordDict({**_payload(submission), "arrays": ArrayRecord({"release": array})})
+            return RecordDict({**payload_of(submission), "arrays": ArrayRecord({"release": array})})
 
-        return _answer(message, work)
+        return answer(message, work)
 
     @app.query("sync")
     def sync(message: Message, context: Context) -> Message:
@@ -51,24 +52,25 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
                 digest: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator")
                 for digest, array in arrays.items()
             }
-            return RecordDict(_payload(site.sync(request.snapshot.encode(), objects)))
+            return RecordDict(payload_of(site.sync(request.snapshot.encode(), objects)))
 
-        return _answer(message, work)
+        return answer(message, work)
 
     @app.evaluate("stage")
     def stage(message: Message, context: Context) -> Message:
-        return _answer(
-            message, lambda request: RecordDict(_payload(site_of(context, request.seed).evaluate(request.last)))
+        return answer(
+            message, lambda request: RecordDict(payload_of(site_of(context, request.seed).evaluate(request.last)))
         )
 
     return app
 
 
-def _answer(message: Message, work: Callable[[Request], RecordDict]) -> Message:
+def answer(message: Message, work: Callable[[Any], RecordDict], kind: type = Request) -> Message:
+    """Parse a message's payload as `kind`, let `work` make the content of the reply, and turn any failure into a code."""
     try:
         payload = message.content.get("payload")
         text = payload.get("json") if isinstance(payload, ConfigRecord) else None
-        content = work(decode_json(Request, text, "the aggregator"))
+        content = work(decode_json(kind, text, "the aggregator"))
     except CasamError as error:
         log.error("%s: %s", type(error).__name__, error)
         content = RecordDict({"payload": ConfigRecord({"error": type(error).__name__})})
@@ -78,5 +80,6 @@ def _answer(message: Message, work: Callable[[Request], RecordDict]) -> Message:
     return Message(content, reply_to=message)
 
 
-def _payload(value: object) -> dict[str, ConfigRecord]:
+def payload_of(value: object) -> dict[str, ConfigRecord]:
+    """Return the record that carries a payload dataclass in a message."""
     return {"payload": ConfigRecord({"json": encode_json(value)})}

@@ -94,7 +94,7 @@ class Site:
         if record.exists():
             known = Submission(**json.loads(record.read_text()))
             return (self._outbox / f"{known.digest}.safetensors").read_bytes(), known
-        data, encoding = self._timed(self._train_data)
+        data, encoding = self._timed(self.train_data)
         check_counts(data.class_counts(self.dataset.reader.classes), self.method.min_train_images)
         layer, training = self._timed(
             lambda: train_alignment(
@@ -178,7 +178,13 @@ class Site:
     def _held(self) -> list[str]:
         return [path.stem for path in sorted((self.folder / "bank" / "objects").glob("*.safetensors"))]
 
-    def _train_data(self) -> TaskData:
+    @functools.cache  # noqa: B019 - a site lives as long as its process
+    def train_data(self) -> TaskData:
+        """Return the training images, encoded; they are read once.
+
+        Raises:
+            DataError, StorageError: as `encode_task`.
+        """
         records = self.dataset.train
         self.say(f"{len(records)} training images")
         return encode_task(self.dataset.reader, records, self.store, self.method)

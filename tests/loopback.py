@@ -11,7 +11,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from site_client.client_app import make_client_app
+from site_client.client_app import SiteOf, make_client_app
 from site_client.site import Site
 
 # Flower's processes set this before an app runs; private, and used nowhere else.
@@ -21,12 +21,18 @@ TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 class LoopbackGrid:
     """Nodes 1..N, each a ClientApp; keeps every message for tests to look at."""
 
-    def __init__(self, sites: list[Callable[[int], Site]]) -> None:
+    def __init__(
+        self,
+        sites: list[Callable[[int], Site]],
+        extend: Callable[[ClientApp, SiteOf], None] = lambda app, site_of: None,
+    ) -> None:
         self.apps: dict[int, ClientApp] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
         for node, site_of in enumerate(sites, start=1):
-            self.apps[node] = make_client_app(lambda _context, seed, site_of=site_of: site_of(seed))
+            found: SiteOf = lambda _context, seed, site_of=site_of: site_of(seed)  # noqa: E731
+            self.apps[node] = make_client_app(found)
+            extend(self.apps[node], found)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.apps)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["curves_png", "stage_matrix_png"]
+__all__ = ["COLOURS", "FAINT", "GREY", "INK", "curves_png", "new_figure", "png_of", "stage_matrix_png"]
 
 _TITLES = {
     "oracle": "oracle: own task's layer",
@@ -25,7 +25,7 @@ _TITLES = {
 }
 _LINE = 24
 _GAP = 0.14
-_COLOURS = [
+COLOURS = [
     "#4269d0",
     "#e8772e",
     "#3ca951",
@@ -37,7 +37,7 @@ _COLOURS = [
     "#d62f3e",
     "#6b7785",
 ]
-_INK, _FAINT, _GREY = "#1c2733", "#8b949e", "#e9ecef"
+INK, FAINT, GREY = "#1c2733", "#8b949e", "#e9ecef"
 
 
 def stage_matrix_png(tasks: Sequence[str], routes: Mapping[str, Any], zero_shot: Mapping[str, float]) -> bytes:
@@ -54,21 +54,21 @@ def stage_matrix_png(tasks: Sequence[str], routes: Mapping[str, Any], zero_shot:
     count, ways = len(tasks), len(routes)
     short = max(map(len, tasks)) <= _LINE
     cell = 0.62 if count <= 6 else 0.5
-    figure = _figure(ways * max(count * cell + 0.3, 2.2) + 2.4, (count + 1.2) * cell + (2.2 if short else 1.3))
+    figure = new_figure(ways * max(count * cell + 0.3, 2.2) + 2.4, (count + 1.2) * cell + (2.2 if short else 1.3))
     grid = figure.subplots(1, ways, sharey=True, squeeze=False)[0]
     for axes, (way, numbers) in zip(grid, routes.items(), strict=True):
         matrix = np.array(numbers["matrix"], dtype=np.float64)
         _heat_map(axes, matrix, [zero_shot[task] for task in tasks], cell)
-        axes.set_title(_TITLES.get(way, way), fontsize=11, color=_INK, pad=8)
+        axes.set_title(_TITLES.get(way, way), fontsize=11, color=INK, pad=8)
         names = _labels(tasks) if short else [str(number) for number in range(count)]
         slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if short else {}
         axes.set_xticks(range(count), names, fontsize=8.5, **slant)
     stages = ["plain SAM", *(f"+ {label}" for label in _labels(tasks))]
     grid[0].set_yticks([-1 - _GAP, *range(count)], stages, fontsize=8.5)
-    grid[0].set_ylabel("stage: the task that joins", fontsize=9, color=_INK)
+    grid[0].set_ylabel("stage: the task that joins", fontsize=9, color=INK)
     caption = "IoU of each task's test images (box-prompted); grey: the task has not joined yet"
-    figure.supxlabel(caption, fontsize=9, color=_INK)
-    return _png(figure)
+    figure.supxlabel(caption, fontsize=9, color=INK)
+    return png_of(figure)
 
 
 def curves_png(tasks: Sequence[str], routes: Mapping[str, Any], zero_shot: Mapping[str, float]) -> bytes:
@@ -79,16 +79,16 @@ def curves_png(tasks: Sequence[str], routes: Mapping[str, Any], zero_shot: Mappi
     Args: and Returns: as in `stage_matrix_png`.
     """
     count, ways = len(tasks), len(routes)
-    figure = _figure(ways * max(2.9, min(4.2, 1.6 + 0.55 * count)) + 2.2, 3.9)
+    figure = new_figure(ways * max(2.9, min(4.2, 1.6 + 0.55 * count)) + 2.2, 3.9)
     grid = figure.subplots(1, ways, sharey=True, squeeze=False)[0]
     for axes, (way, numbers) in zip(grid, routes.items(), strict=True):
         _curves(axes, tasks, np.array(numbers["matrix"], dtype=np.float64), zero_shot)
-        axes.set_title(_TITLES.get(way, way), fontsize=11, color=_INK, pad=8)
-    grid[0].set_ylabel("IoU (box-prompted)", fontsize=9, color=_INK)
-    figure.supxlabel("stage; dotted: before the task joined; ticks at the left: plain SAM", fontsize=9, color=_INK)
+        axes.set_title(_TITLES.get(way, way), fontsize=11, color=INK, pad=8)
+    grid[0].set_ylabel("IoU (box-prompted)", fontsize=9, color=INK)
+    figure.supxlabel("stage; dotted: before the task joined; ticks at the left: plain SAM", fontsize=9, color=INK)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=8.5, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _heat_map(axes: "Axes", matrix: npt.NDArray[np.float64], zero_shot: Sequence[float], cell: float) -> None:
@@ -100,15 +100,15 @@ def _heat_map(axes: "Axes", matrix: npt.NDArray[np.float64], zero_shot: Sequence
     for row, column in np.ndindex(values.shape):
         stage, score = row - 1, float(values[row, column])
         admitted = stage < 0 or column <= stage
-        face = colours(0.04 + 0.86 * float(np.clip(score, 0, 1))) if admitted else _GREY
+        face = colours(0.04 + 0.86 * float(np.clip(score, 0, 1))) if admitted else GREY
         middle = stage - (_GAP if stage < 0 else 0)
         axes.add_patch(Rectangle((column - 0.5, middle - 0.5), 1, 1, facecolor=face, edgecolor="white", linewidth=1.6))
         dark = admitted and score > 0.55
-        ink = "white" if dark else _INK if admitted else _FAINT
+        ink = "white" if dark else INK if admitted else FAINT
         text = "" if np.isnan(score) else _decimals(score)
         axes.text(column, middle, text, ha="center", va="center", color=ink, fontsize=9 if cell > 0.55 else 7.5)
     axes.set(xlim=(-0.5, len(matrix) - 0.5), ylim=(len(matrix) - 0.5, -1.54 - _GAP), aspect="equal")
-    axes.tick_params(length=0, colors=_INK)
+    axes.tick_params(length=0, colors=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
@@ -119,11 +119,11 @@ def _curves(
     count = len(tasks)
     stages = np.arange(count)
     for number, (task, label) in enumerate(zip(tasks, _labels(tasks), strict=True)):
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         before = matrix[: number + 1, number]
         axes.plot(stages[: number + 1], before, ":", drawstyle="steps-post", color=colour, linewidth=1.2, alpha=0.7)
         line: dict[str, Any] = {
-            "linestyle": "-" if number < len(_COLOURS) else "--",
+            "linestyle": "-" if number < len(COLOURS) else "--",
             "marker": "o",
             "linewidth": 1.8,
             "markersize": 4.5,
@@ -133,12 +133,12 @@ def _curves(
         axes.plot([0.03], [zero_shot[task]], marker="_", color=colour, markersize=11, markeredgewidth=2, **left)
     means = [matrix[stage, : stage + 1].mean() for stage in stages]
     hollow: dict[str, Any] = {"marker": "D", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 1.4}
-    axes.plot(stages, means, color=_INK, linewidth=2.2, label="mean of the joined", **hollow)
+    axes.plot(stages, means, color=INK, linewidth=2.2, label="mean of the joined", **hollow)
     axes.set(xlim=(-0.12 * count - 0.05, count - 0.7), ylim=(-0.02, 1.02))
     axes.set_xticks(stages)
     axes.set_yticks(np.arange(0, 1.01, 0.2))
-    axes.tick_params(labelsize=8.5, colors=_INK, length=3)
-    axes.grid(axis="y", color=_GREY)
+    axes.tick_params(labelsize=8.5, colors=INK, length=3)
+    axes.grid(axis="y", color=GREY)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -167,7 +167,8 @@ def _decimals(score: float) -> str:
     return text.removeprefix("0") if score < 0.9995 else "1.00"
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -176,7 +177,8 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
+    """Return a figure as a PNG file; the same figure gives the same bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.12, metadata={"Software": None})
     return file.getvalue()

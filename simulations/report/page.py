@@ -57,6 +57,7 @@ def page(results: Results, run: Mapping[str, Any], overlays: Sequence[str]) -> s
         _figures(),
         _routing(results, run),
         _left_out(results, run),
+        _unseen(run),
         _overlays(results.tasks, overlays),
         _cost(results, run),
         _notes(results),
@@ -169,13 +170,6 @@ def _routing(results: Results, run: Mapping[str, Any]) -> str:
 def _left_out(results: Results, run: Mapping[str, Any]) -> str:
     if not run["left_out"]:
         return ""
-    rows = []
-    for task, routers in run["left_out"].items():
-        for router, numbers in routers.items():
-            std = numbers["std"]
-            measured = [number(numbers[name], std[name]) for name in ("unknown_recall", "auroc", "iou")]
-            rows.append([plain(task), router, str(numbers["images"]), *measured, number(numbers["zero_shot"])])
-    head = ["left out", "router", "test images", "unknown recall", "OOD AUROC", "IoU as routed", "IoU of plain SAM"]
     alone = " With a single task nothing else is known, so there is no AUROC." if len(results.tasks) == 1 else ""
     return f"""## Images that no task of the bank has seen
 
@@ -184,7 +178,27 @@ sent to unknown, as they should be. *OOD AUROC*: probability that such an image 
 test image of the remaining tasks (ties half, from histograms).{alone} *IoU as routed* against plain SAM: what an image
 gains or loses that another task's layer claims.
 
-{table(head, rows)}"""
+{_unknown_table("left out", "test images", run["left_out"])}"""
+
+
+def _unseen(run: Mapping[str, Any]) -> str:
+    if not run["unseen"]:
+        return ""
+    return f"""## Sets that no site has
+
+Out of the distribution of all tasks: routed among the tasks of the last bank, and named as above.
+
+{_unknown_table("set", "images", run["unseen"])}"""
+
+
+def _unknown_table(what: str, images: str, found: Mapping[str, Any]) -> str:
+    rows = []
+    for name, routers in found.items():
+        for router, numbers in routers.items():
+            std = numbers["std"]
+            measured = [number(numbers[key], std[key]) for key in ("unknown_recall", "auroc", "iou")]
+            rows.append([plain(name), router, str(numbers["images"]), *measured, number(numbers["zero_shot"])])
+    return table([what, "router", images, "unknown recall", "OOD AUROC", "IoU as routed", "IoU of plain SAM"], rows)
 
 
 def _overlays(tasks: Sequence[str], names: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ class StageResult:
 
 @dataclass(frozen=True, config=_OPEN)
 class SeedRun:
-    """One stream from the empty bank to the last stage."""
+    """One stream from the empty bank to the last stage; `unseen` maps a set that no site has to its reports by way."""
 
     bank_digest: str
     stages: tuple[StageResult, ...]
@@ -57,6 +57,7 @@ class SeedRun:
     seconds: Mapping[str, float | Mapping[str, float]]
     notes: Mapping[str, tuple[str, ...]]
     counts: Mapping[str, Mapping[str, int]]
+    unseen: Mapping[str, Mapping[str, RouteReport]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=_OPEN)
@@ -101,6 +102,15 @@ def read_results(results: Mapping[str, Any]) -> Results:
         for what, known in (("bytes_up", run.bytes_up), ("bytes_down", run.bytes_down), ("counts", run.counts)):
             if absent := sorted(set(parsed.sites) - set(known)):
                 raise _broken(f"'{what}' of seed {seed} lacks the site '{absent[0]}'")
+        for name, ways in run.unseen.items():
+            if set(ways) != {"zero_shot", *ROUTERS}:
+                raise _broken(f"the unseen set '{name}' of seed {seed} was not scored by plain SAM and both routers")
+            for way, part in ways.items():
+                _check_part(part, parsed.tasks, f"the unseen set '{name}' of seed {seed}")
+                if way in ROUTERS:
+                    _check_strengths(part, f"the unseen set '{name}' of seed {seed}")
+    if len({frozenset(run.unseen) for run in parsed.seeds.values()}) > 1:
+        raise _broken("the seeds were not scored on the same unseen sets")
     return replace(parsed, seeds=dict(sorted(parsed.seeds.items())))
 
 
@@ -118,8 +128,8 @@ def _check_reports(reports: Mapping[str, TaskReports], tasks: tuple[str, ...], w
             routed += ways.values()
         for part in (report.zero_shot, report.oracle, *routed):
             _check_part(part, tasks, f"'{task}' in {where}")
-        if odd_bins := [len(part.strengths) for part in routed if len(part.strengths) != len(STRENGTH_EDGES) + 1]:
-            raise _broken(f"'{task}' in {where} has {odd_bins[0]} bins of strengths, not {len(STRENGTH_EDGES) + 1}")
+        for part in routed:
+            _check_strengths(part, f"'{task}' in {where}")
 
 
 def _check_part(part: RouteReport, tasks: tuple[str, ...], where: str) -> None:
@@ -127,6 +137,11 @@ def _check_part(part: RouteReport, tasks: tuple[str, ...], where: str) -> None:
         raise _broken(f"{where} has no score in each of {', '.join(METRICS)}")
     if set(part.chosen) - {*tasks, UNKNOWN} or sum(part.chosen.values()) < part.images:
         raise _broken(f"{where} does not tell of every image to which task of the stream it was sent")
+
+
+def _check_strengths(part: RouteReport, where: str) -> None:
+    if len(part.strengths) != len(STRENGTH_EDGES) + 1:
+        raise _broken(f"{where} has {len(part.strengths)} bins of strengths, not {len(STRENGTH_EDGES) + 1}")
 
 
 def _broken(what: str) -> SimulationError:

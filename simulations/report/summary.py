@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from casam_fed.evaluation_report import METRICS
 from casam_fed.stream import StageMatrix, mean_of
-from simulations.report.left_out import left_out_numbers
 from simulations.report.results import ROUTERS, ROUTES, UNKNOWN, Results, SeedRun
+from simulations.report.unseen import left_out_numbers, unseen_numbers
 
 __all__ = ["SCALARS", "confusion_of", "final_scores", "matrix_of", "spread", "summarise"]
 
@@ -45,6 +45,10 @@ def summarise(results: Results) -> dict[str, Any]:
         "bank_digest": first.bank_digest,
         "bank_digests": {str(seed): run.bank_digest for seed, run in results.seeds.items()},
         "left_out": _left_out(results),
+        "unseen": {
+            name: {router: _over_seeds(unseen_numbers(results, name, router)) for router in ROUTERS}
+            for name in first.unseen
+        },
         "versions": dict(results.versions),
         "config": dict(results.config),
     }

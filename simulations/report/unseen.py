@@ -1,4 +1,7 @@
-"""Every task left out of the bank in turn: are its images recognised as unknown, and how well are they segmented?"""
+"""Images that no task of the bank has seen: those of a task left out of it, and sets that no site has.
+
+Are they recognised as unknown, and how well are they segmented?
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from casam_fed.evaluation_report import RouteReport
 from simulations.report.results import UNKNOWN, Results, SeedRun
 
-__all__ = ["binned_auroc", "left_out_numbers"]
+__all__ = ["binned_auroc", "left_out_numbers", "unseen_numbers"]
 
 
 def binned_auroc(unknown: npt.ArrayLike, known: npt.ArrayLike) -> float | None:
@@ -44,21 +48,29 @@ def left_out_numbers(results: Results, task: str, router: str) -> list[dict[str,
     return [_one_seed(run, results.tasks, task, router) for run in results.runs]
 
 
+def unseen_numbers(results: Results, name: str, router: str) -> list[dict[str, Any]]:
+    """Return one mapping a seed for a set that no site has, as `left_out_numbers`; the bank is the whole last one."""
+    return [_one_set(run, results.tasks, name, router) for run in results.runs]
+
+
 def _one_seed(run: SeedRun, tasks: Sequence[str], task: str, router: str) -> dict[str, Any]:
     last = run.stages[-1].reports
-    own = last[task].without[task][router]
+    others = [last[name].without[task][router] for name in tasks if name != task]
+    return _numbers(last[task].without[task][router], last[task].zero_shot, others)
+
+
+def _one_set(run: SeedRun, tasks: Sequence[str], name: str, router: str) -> dict[str, Any]:
+    known = [run.stages[-1].reports[task].by_way(router) for task in tasks]
+    return _numbers(run.unseen[name][router], run.unseen[name]["zero_shot"], known)
+
+
+def _numbers(own: RouteReport, plain: RouteReport, known: Sequence[RouteReport]) -> dict[str, Any]:
     images = sum(own.chosen.values())
+    strengths = np.array([report.strengths for report in known], dtype=np.int64).sum(axis=0)
     return {
         "unknown_recall": own.chosen.get(UNKNOWN, 0) / images,
-        "auroc": binned_auroc(own.strengths, _strengths(run, [name for name in tasks if name != task], task, router)),
+        "auroc": binned_auroc(own.strengths, strengths) if known else None,
         "iou": own.scores["iou"],
-        "zero_shot": last[task].zero_shot.scores["iou"],
+        "zero_shot": plain.scores["iou"],
         "images": images,
     }
-
-
-def _strengths(run: SeedRun, tasks: Sequence[str], without: str, router: str) -> npt.NDArray[np.int64]:
-    last = run.stages[-1].reports
-    counts = np.array([last[task].without[without][router].strengths for task in tasks], dtype=np.int64)
-    total: npt.NDArray[np.int64] = counts.sum(axis=0)
-    return total

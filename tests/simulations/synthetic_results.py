@@ -63,6 +63,16 @@ def _task_reports(
     return result
 
 
+def _unseen_reports(rng: np.random.Generator, tasks: list[str]) -> dict[str, Any]:
+    """Reports of eleven images that no task has seen, two of them claimed by the first."""
+    chosen, far = {"unknown": 9, tasks[0]: 2}, rng.normal(3, 1, 11)
+    return {
+        "zero_shot": _report(rng, 0.5, {"unknown": 11}),
+        "gaussian": _report(rng, 0.45, chosen, far),
+        "vae": _report(rng, 0.4, chosen, far + rng.normal(0, 1, 11)),
+    }
+
+
 def synthetic_results(
     task_count: int, seeds: int = 1, without: bool = True, long_names: bool = False
 ) -> dict[str, Any]:
@@ -102,6 +112,7 @@ def synthetic_results(
                 for site, images in zip(sites, numbers["images"], strict=True)
             },
             "stages": stages,
+            "unseen": {"moon": _unseen_reports(rng, tasks)} if without else {},
         }
     return {
         "stream": "synthetic",

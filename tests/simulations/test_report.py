@@ -18,8 +18,8 @@ from casam_fed.errors import SimulationError, StorageError
 from casam_fed.evaluation_report import METRICS
 from casam_fed.stream import FORMULAS
 from simulations.report import write_report
-from simulations.report.left_out import binned_auroc
 from simulations.report.markdown import number
+from simulations.report.unseen import binned_auroc
 
 from .synthetic_results import synthetic_results
 
@@ -102,7 +102,7 @@ def test_run_json_has_the_promised_keys(run: dict[str, Any], four: dict[str, Any
         "versions",
         "config",
     ]
-    assert set(run) == {*promised, "bank_digests", "left_out"}
+    assert set(run) == {*promised, "bank_digests", "left_out", "unseen"}
     assert run["seeds"] == [0, 1, 2]
     assert list(run["routes"]) == ["oracle", "gaussian", "vae"]
     for numbers in run["routes"].values():
@@ -187,6 +187,23 @@ def test_a_left_out_task_is_compared_with_the_others_under_the_same_reduced_bank
             assert numbers["images"] == sum(own["chosen"].values())
 
 
+def test_an_unseen_set_is_compared_with_all_tasks_under_the_whole_bank(
+    run: dict[str, Any], four: dict[str, Any], written: Path
+) -> None:
+    for router in ("gaussian", "vae"):
+        areas = []
+        for seed in four["seeds"].values():
+            last = seed["stages"][-1]["reports"]
+            known = [last[name][router]["strengths"] for name in four["tasks"]]
+            far = seed["unseen"]["moon"][router]["strengths"]
+            areas.append(pairwise_auroc(far, [sum(counts) for counts in zip(*known, strict=True)]))
+        numbers = run["unseen"]["moon"][router]
+        assert numbers["auroc"] == pytest.approx(np.mean(areas))
+        assert numbers["unknown_recall"] == pytest.approx(9 / 11)
+        assert (numbers["images"], numbers["zero_shot"]) == (11, 0.5)
+    assert f"| moon | vae | 11 | 0.818 ± 0.000 | {numbers['auroc']:.3f} ±" in (written / "report.md").read_text()
+
+
 def test_the_csv_holds_mean_and_deviation_of_every_score(written: Path, four: dict[str, Any]) -> None:
     lines = list(csv.DictReader(io.StringIO((written / "stage_matrix.csv").read_text())))
     assert len(lines) == 3 * 4 * 4
@@ -255,7 +272,7 @@ def test_every_picture_of_the_page_exists_beside_it_overlays_in_the_order_of_the
 
 def test_every_table_of_the_page_has_as_many_cells_in_every_row(written: Path) -> None:
     tables = re.findall(r"(?:^\|.*\n)+", (written / "report.md").read_text(), flags=re.MULTILINE)
-    assert len(tables) == 7
+    assert len(tables) == 8
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
 
@@ -296,7 +313,8 @@ def test_without_left_out_tasks_memory_or_overlays_the_page_leaves_them_out(tmp_
     assert "no task of the bank has seen" not in page
     assert "Examples" not in page
     assert "not measured" in page
-    assert strict_json((tmp_path / "run.json").read_text())["left_out"] == {}
+    run = strict_json((tmp_path / "run.json").read_text())
+    assert run["left_out"] == run["unseen"] == {}
 
 
 def test_writing_twice_gives_the_same_bytes(four: dict[str, Any], written: Path, tmp_path: Path) -> None:
@@ -331,6 +349,18 @@ def _cut_histogram(results: dict[str, Any]) -> None:
     results["seeds"]["0"]["stages"][-1]["reports"]["tissue"]["without"]["histology"]["vae"]["strengths"].pop()
 
 
+def _drop_unseen_way(results: dict[str, Any]) -> None:
+    del results["seeds"]["1"]["unseen"]["moon"]["vae"]
+
+
+def _drop_unseen_set(results: dict[str, Any]) -> None:
+    results["seeds"]["1"]["unseen"] = {}
+
+
+def _cut_unseen_histogram(results: dict[str, Any]) -> None:
+    results["seeds"]["1"]["unseen"]["moon"]["vae"]["strengths"].pop()
+
+
 def _score_above_one(results: dict[str, Any]) -> None:
     results["seeds"]["0"]["stages"][0]["reports"]["tissue"]["vae"]["scores"]["iou"] = 1.5
 
@@ -352,6 +382,9 @@ def _drop_seeds(results: dict[str, Any]) -> None:
         (_foreign_choice, "to which task"),
         (_drop_left_out, "left out"),
         (_cut_histogram, "bins of strengths"),
+        (_drop_unseen_way, "plain SAM and both routers"),
+        (_drop_unseen_set, "same unseen sets"),
+        (_cut_unseen_histogram, "'moon' of seed 1 has"),
         (_score_above_one, "scores.iou"),
         (_drop_bytes, "bytes_up"),
         (_drop_seeds, "'seeds'"),

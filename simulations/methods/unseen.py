@@ -1,0 +1,51 @@
+"""Sets that no site has: what plain SAM makes of them, and what a bank does."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from casam_fed.bank import LayerBank
+from casam_fed.config import MethodConfig
+from casam_fed.data.dataset import AnyData, open_dataset
+from casam_fed.embeddings import EmbeddingStore
+from casam_fed.evaluation import Evaluator
+from casam_fed.evaluation_report import RouteReport
+from casam_fed.segmenter import Segmenter, bank_router
+from casam_fed.task_data import encode_task
+from simulations.stream_config import UnseenSet
+
+__all__ = ["unseen_evaluator", "unseen_reports"]
+
+
+def unseen_evaluator(
+    data: AnyData, root: Path, store: EmbeddingStore, config: MethodConfig, seed: int = 0
+) -> Evaluator:
+    """Return what scores an unseen set: all its images, on whatever side of a split.
+
+    Raises:
+        DataError, StorageError: as reading and encoding them says.
+    """
+    dataset = open_dataset(data, root)
+    records = sorted((*dataset.train, *dataset.test), key=lambda record: record.id)
+    encoded = encode_task(dataset.reader, records, store, config)
+    return Evaluator(dataset.reader, encoded, store, config, seed)
+
+
+def unseen_reports(
+    sets: Sequence[UnseenSet], root: Path, store: EmbeddingStore, config: MethodConfig, seed: int, bank: LayerBank
+) -> dict[str, dict[str, RouteReport]]:
+    """Return, for every set, the reports of plain SAM ("zero_shot") and of both routers of a bank.
+
+    Raises:
+        BankError: an entry is missing or damaged.
+        DataError, StorageError: as reading and encoding the images says.
+    """
+    segmenter, router = Segmenter(store.backbone, bank), bank_router(bank)
+    reports: dict[str, dict[str, RouteReport]] = {}
+    for unseen in sets:
+        evaluator = unseen_evaluator(unseen.data, root, store, config, seed)
+        reports[unseen.name] = {
+            "zero_shot": evaluator.zero_shot(segmenter),
+            "gaussian": evaluator.routed(segmenter, router, "gaussian"),
+            "vae": evaluator.routed(segmenter, router, "vae"),
+        }
+    return reports

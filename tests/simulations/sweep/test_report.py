@@ -1,0 +1,102 @@
+"""The report of a sweep: means and deviations by hand, and honest gaps where a method has no number."""
+
+import csv
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from simulations.methods.catalogue import METHODS
+from simulations.sweep.folder import CellResult
+from simulations.sweep.plan import Cell
+from simulations.sweep.report import write_sweep_report
+from simulations.sweep.summary import SCALARS, summarise_sweep
+
+from ..methods.streams import tiny_stream
+from .outcomes import TASKS, outcome
+
+
+def test_means_and_deviations_are_those_worked_by_hand():
+    row = summarise_sweep([outcome(seed=0), outcome(seed=1, shift=0.1), outcome(seed=0, order=1, shift=0.2)])["er"]
+    assert row["runs"] == 3
+    assert row["last"] == pytest.approx({"mean": 0.75, "std": 0.1})
+    assert row["avg"]["mean"] == pytest.approx(0.85)
+    assert row["ff"] == pytest.approx({"mean": 0.125, "std": 0.0}, abs=1e-12)
+    assert row["bwt"]["mean"] == pytest.approx(-0.125)
+    # Forward transfer: mean of .1 - .2 and .2 - .1, and the mean shift of .1.
+    assert row["fwt"]["mean"] == pytest.approx(0.1)
+    assert row["accuracy"] is None
+
+
+def test_a_single_run_has_no_deviation():
+    assert summarise_sweep([outcome()])["er"]["last"] == {"mean": pytest.approx(0.65), "std": None}
+
+
+def test_matrices_and_tasks_are_of_the_streams_own_order_and_curves_of_all():
+    row = summarise_sweep([outcome(), outcome(order=1, shift=0.2)])["er"]
+    assert row["matrix"][2] == pytest.approx([0.6, 0.85, 0.5])
+    assert row["final"]["iou"]["one"] == pytest.approx(0.6)
+    assert row["curve"] == pytest.approx([0.9, 0.9, 0.75])
+    assert row["forgetting"] == pytest.approx([0, 0.05, 0.25 / 3])
+
+
+def test_a_method_that_learns_all_at_once_has_no_matrix_and_no_forgetting():
+    row = summarise_sweep([outcome(row="joint", staged=False)])["joint"]
+    assert row["last"]["mean"] == pytest.approx(0.65)
+    assert [row[name] for name in ("avg", "ff", "ff_max", "bwt", "fwt", "matrix", "curve")] == [None] * 7
+
+
+@pytest.mark.parametrize(("iou", "harmless"), [(0.5, True), (0.4901, True), (0.48, False), (0.6, True)])
+def test_harm_on_an_unseen_set_begins_a_hundredth_below_plain_sam(iou, harmless):
+    unseen = summarise_sweep([outcome(unseen=iou)])["er"]["unseen"]["far"]
+    assert unseen["harmless"] is harmless
+    assert unseen["difference"] == pytest.approx(iou - 0.5)
+    assert unseen["unknown_rate"] is None
+
+
+def test_rows_come_in_the_order_of_the_catalogue():
+    rows = summarise_sweep([outcome(row="er"), outcome(row="zero-shot"), outcome(row="casam vae", routed=True)])
+    assert list(rows) == ["casam vae", "zero-shot", "er"]
+
+
+@pytest.fixture
+def written(tmp_path):
+    cells = {
+        Cell(METHODS["er"], seed, 0): CellResult(60.0, 1000.4, (outcome(seed=seed, shift=0.1 * seed),))
+        for seed in (0, 1)
+    }
+    cells[Cell(METHODS["joint"], 0, 0)] = CellResult(30.0, 800.0, (outcome(row="joint", staged=False),))
+    write_sweep_report(tmp_path, tiny_stream(), [TASKS], cells)
+    return tmp_path
+
+
+def test_run_json_holds_every_number_of_the_page(written):
+    run = json.loads((written / "run.json").read_text())
+    assert run["tasks"] == list(TASKS)
+    assert run["methods"] == ["er", "joint"]
+    assert set(run["rows"]) == {"er", "joint"}
+    assert set(SCALARS) <= set(run["rows"]["er"])
+    assert run["seconds"]["total"] == 150
+    assert run["peak_rss_mb"] == 1000
+    assert run["zero_shot"] == pytest.approx({"one": 0.3, "two": 0.2, "three": 0.1})
+
+
+def test_the_page_shows_means_deviations_gaps_and_the_buffer(written):
+    page = (written / "report.md").read_text()
+    assert "| er | 2 | 0.700 ± 0.071 |" in page
+    assert "| joint | 1 | 0.650 | n/a | n/a |" in page
+    assert "The buffer of er holds 50 images in all." in page
+    assert "FF = mean_{j<T-1}" in page
+    assert "1,000 MB" in page
+    for name in ("forgetting.png", "stage_matrices/er.png"):
+        assert f"({name})" in page
+        assert Image.open(written / name).size[0] > 400
+    assert not (written / "stage_matrices" / "joint.png").exists()
+
+
+def test_the_table_of_runs_leaves_empty_what_a_method_does_not_have(written):
+    rows = list(csv.DictReader(io.StringIO((written / "methods.csv").read_text())))
+    assert [(row["method"], row["seed"]) for row in rows] == [("er", "0"), ("er", "1"), ("joint", "0")]
+    assert float(rows[1]["last"]) == pytest.approx(0.75)
+    assert rows[2]["ff"] == ""
