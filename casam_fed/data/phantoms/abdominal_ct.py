@@ -1,21 +1,24 @@
 """Abdominal CT: one axial slice of the upper abdomen in a soft-tissue window, seen from the feet (liver on the left).
 
 Drawn in Hounsfield units and windowed at the end, so that organs differ as little as they do in patients. Every slice
-holds the spleen, from its dome under the diaphragm to its lower tip, large in the middle and small at both ends.
+holds the spleen, large in the middle and small at its dome and tip, but in Hounsfield units one may also lie beyond it.
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
-from casam_fed.data.phantoms.geometry import Phantom, Plane, Point, around, blob, bump, make_plane, wobble
+from casam_fed.data.phantoms.geometry import OUTSIDE, Phantom, Plane, Point, around, blob, bump, make_plane, wobble
 from casam_fed.data.phantoms.texture import Field, Rng, blend, cover, grain, smooth_noise, to_bytes
 
-__all__ = ["CLASSES", "draw_abdominal_ct"]
+__all__ = ["CLASSES", "PIXEL_MM", "CtSlice", "draw_abdominal_ct", "draw_ct_units"]
 
 CLASSES = ("spleen",)
+
+PIXEL_MM = 1.5  # About: a body of 224 pixels is then 34 cm wide.
 
 _SHAPES = ((256, 256), (216, 280), (232, 296), (256, 256))
 _AIR, _FAT, _MUSCLE, _GAS = -1000.0, -105.0, 55.0, -850.0
@@ -49,12 +52,31 @@ class _Patient:
     level: float
 
 
+@dataclass(frozen=True)
+class CtSlice:
+    """One slice as the scanner has it: Hounsfield units with noise, float32 [H, W], and the spleen, bool [H, W]."""
+
+    units: Field
+    spleen: npt.NDArray[np.bool_]
+
+
 def draw_abdominal_ct(patient: Rng, image: Rng, position: float) -> Phantom:
     """Draw one slice at `position`, 0 at the dome of the spleen and 1 at its lower tip.
 
     `patient` decides what all slices of the patient share, `image` what differs from slice to slice.
     """
     traits = _traits(patient)
+    drawn = _draw(traits, patient, image, position)
+    shown = (drawn.units - np.float32(traits.level)) / np.float32(traits.width) + np.float32(0.5)
+    return Phantom(to_bytes(shown), {"spleen": drawn.spleen}, {})
+
+
+def draw_ct_units(patient: Rng, image: Rng, position: float) -> CtSlice:
+    """Draw the slice of `draw_abdominal_ct` in Hounsfield units; outside 0..1 it lies beyond the spleen."""
+    return _draw(_traits(patient), patient, image, position)
+
+
+def _draw(traits: _Patient, patient: Rng, image: Rng, position: float) -> CtSlice:
     plane = make_plane(
         traits.shape, patient, zoom=traits.zoom, rotation=traits.rotation, shift=(0.0, -4.0), bend=1.6, bend_scale=50.0
     )
@@ -62,7 +84,7 @@ def draw_abdominal_ct(patient: Rng, image: Rng, position: float) -> Phantom:
     _gut(units, plane, cavity, traits, image, position)
     spleen = _solid_organs(units, plane, cavity, traits, image, position)
     _midline(units, plane, traits, image, position)
-    return Phantom(to_bytes(_window(units, traits, image)), {"spleen": spleen > 0}, {})
+    return CtSlice(units + np.float32(traits.noise) * grain(image, plane.shape, 0.8), spleen > 0)
 
 
 def _traits(rng: Rng) -> _Patient:
@@ -179,6 +201,8 @@ def _solid_organs(units: Field, plane: Plane, cavity: Field, traits: _Patient, r
     _liver(units, plane, free, traits, rng, position)
     kidney = _kidneys(units, plane, free, traits, rng, position)
 
+    if not 0 <= position <= 1:
+        return np.full(shape, OUTSIDE, dtype=np.float32)
     big = math.sin(math.pi * (0.14 + 0.76 * position)) ** 0.8 * traits.spleen_size
     profile = bump(traits.spleen_at, 0.3 + 0.38 * big, traits.spleen_thickness * big + 5, 0.6)
     thickness = around(plane, (0, 0), np.where(profile > 0, profile, -12.0))
@@ -274,10 +298,3 @@ def _midline(units: Field, plane: Plane, traits: _Patient, rng: Rng, position: f
     blend(units, traits.artery, cover(aorta, 1.5))
     cava = blob(plane, (-15 + rng.normal(0, 2), bottom - 62), (9.5, 7), 0.3, wobble(rng, 0.05))
     blend(units, 0.9 * traits.vein, cover(cava, 1.5))
-
-
-def _window(units: Field, traits: _Patient, rng: Rng) -> Field:
-    """Add the scanner's noise and map `level` +- `width`/2 to 0..1."""
-    noisy = units + np.float32(traits.noise) * grain(rng, (units.shape[0], units.shape[1]), 0.8)
-    shown: Field = (noisy - np.float32(traits.level)) / np.float32(traits.width) + np.float32(0.5)
-    return shown

@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from casam_fed.data.phantoms.geometry import Phantom, Plane, Point, around, blob, bump, make_plane, wobble
 from casam_fed.data.phantoms.texture import Field, Rng, blend, cover, grain, smooth_noise, to_bytes
 
-__all__ = ["CLASSES", "draw_cardiac_mr"]
+__all__ = ["CLASSES", "CardiacSlice", "draw_cardiac_mr", "draw_cardiac_signal"]
 
 CLASSES = ("right ventricle", "myocardium", "left ventricle")
 
@@ -57,22 +58,44 @@ class _Heart:
     radius: float
 
 
+@dataclass(frozen=True)
+class CardiacSlice:
+    """One slice before display: the scanner's signal, float32 [H, W], where blood is near 1, and the masks by class."""
+
+    signal: Field
+    masks: dict[str, npt.NDArray[np.bool_]]
+
+
 def draw_cardiac_mr(patient: Rng, image: Rng, position: float) -> Phantom:
     """Draw one slice at `position`, 0 at the base and 1 at the apex.
 
     `patient` decides what all slices of the patient share, `image` what differs from slice to slice.
     """
     traits = _traits(patient)
+    drawn = _draw(traits, patient, image, position, None)
+    return Phantom(to_bytes(_display(drawn.signal, traits, image)), drawn.masks, {})
+
+
+def draw_cardiac_signal(patient: Rng, image: Rng, position: float, squeeze: float) -> CardiacSlice:
+    """Draw a slice in the scanner's units at a known moment of the beat.
+
+    `squeeze` is how far the left ventricle has contracted: 0 at end diastole, about 0.35 of its radius at end systole.
+    """
+    return _draw(_traits(patient), patient, image, position, squeeze)
+
+
+def _draw(traits: _Patient, patient: Rng, image: Rng, position: float, squeeze: float | None) -> CardiacSlice:
     plane = make_plane(
         traits.shape, patient, zoom=traits.zoom, rotation=traits.rotation, shift=(0.0, -6.0), bend=3.0, bend_scale=55.0
     )
-    heart = _heart(plane, traits, image, position)
+    any_moment = image.uniform(0, 0.35)
+    heart = _heart(plane, traits, image, position, any_moment if squeeze is None else squeeze)
     canvas = _chest(plane, traits, image, position)
     _paint_heart(canvas, plane, heart, traits, image)
     left = heart.cavity > 0
     muscle = (heart.epicardium > 0) & ~left
     masks = {"right ventricle": (heart.right > 0) & ~left & ~muscle, "myocardium": muscle, "left ventricle": left}
-    return Phantom(to_bytes(_acquire(canvas, plane, traits, image)), masks, {})
+    return CardiacSlice(_acquire(canvas, plane, traits, image), masks)
 
 
 def _traits(rng: Rng) -> _Patient:
@@ -99,8 +122,7 @@ def _traits(rng: Rng) -> _Patient:
     )
 
 
-def _heart(plane: Plane, traits: _Patient, rng: Rng, position: float) -> _Heart:
-    squeeze = rng.uniform(0, 0.35)
+def _heart(plane: Plane, traits: _Patient, rng: Rng, position: float, squeeze: float) -> _Heart:
     shrink = 1 - 0.5 * position**1.5
     wall = traits.wall * (1 + 0.8 * squeeze) * (1 - 0.15 * position)
     cavity = max(traits.cavity * (1 - squeeze) * shrink, 6.0)
@@ -212,7 +234,7 @@ def _papillary_muscles(canvas: Field, plane: Plane, heart: _Heart, traits: _Pati
 
 
 def _acquire(canvas: Field, plane: Plane, traits: _Patient, rng: Rng) -> Field:
-    """Blur, surface-coil shading, Rician noise and the display window."""
+    """Blur, surface-coil shading and Rician noise."""
     signal = ndimage.gaussian_filter(canvas, traits.blur, truncate=3.0)
     # Coils lie on the chest: the signal falls with the distance from it, and unevenly.
     coil = np.exp(-traits.shading * (plane.y + 20) / 110 + 0.12 * smooth_noise(rng, plane.shape, 110))
@@ -221,7 +243,12 @@ def _acquire(canvas: Field, plane: Plane, traits: _Patient, rng: Rng) -> Field:
     sigma = np.float32(traits.noise)
     real = signal + ghost + sigma * grain(rng, plane.shape, 0.5)
     imaginary = sigma * grain(rng, plane.shape, 0.5)
-    magnitude = np.sqrt(real * real + imaginary * imaginary)
+    magnitude: Field = np.sqrt(real * real + imaginary * imaginary)
+    return magnitude
+
+
+def _display(magnitude: Field, traits: _Patient, rng: Rng) -> Field:
+    """Apply the display window, to 0..1."""
     top = np.float32(rng.uniform(0.85, 1.15))
     displayed: Field = np.clip(magnitude / top, 0, 1) ** np.float32(traits.gamma)
     return displayed

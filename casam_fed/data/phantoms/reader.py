@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from casam_fed.data.phantoms import abdominal_ct, cardiac_mr, endoscopy, stained_tissue
+from casam_fed.data.phantoms import (
+    abdominal_ct,
+    breast_ultrasound,
+    cardiac_mr,
+    dental_xray,
+    endoscopy,
+    kidney,
+    prostate,
+    stained_tissue,
+)
 from casam_fed.data.phantoms.geometry import Phantom
 from casam_fed.data.phantoms.texture import Rng
 from casam_fed.data.sample import Record, Sample
@@ -27,6 +36,12 @@ _MODALITIES = {
     "stained_tissue": _Modality(stained_tissue.CLASSES, stained_tissue.draw_stained_tissue),
     "endoscopy": _Modality(endoscopy.CLASSES, endoscopy.draw_endoscopy),
     "abdominal_ct": _Modality(abdominal_ct.CLASSES, abdominal_ct.draw_abdominal_ct),
+    "kidney_56nx": _Modality(kidney.CLASSES, kidney.draw_kidney_56nx),
+    "kidney_dn": _Modality(kidney.CLASSES, kidney.draw_kidney_dn),
+    "prostate_msd": _Modality(prostate.CLASSES, prostate.draw_prostate_msd),
+    "prostate_promise12": _Modality(prostate.CLASSES, prostate.draw_prostate_promise12),
+    "dental_xray": _Modality(dental_xray.CLASSES, dental_xray.draw_dental_xray),
+    "breast_ultrasound": _Modality(breast_ultrasound.CLASSES, breast_ultrasound.draw_breast_ultrasound),
 }
 
 MODALITIES: tuple[str, ...] = tuple(_MODALITIES)
@@ -45,9 +60,9 @@ class PhantomReader:
     """A seeded dataset of drawn images of one modality (`Reader` of casam_fed.data.sample).
 
     An image depends on (modality, seed, record id) alone: not on the order of reading, and not on how many other images
-    the dataset has. Patients belong to one split each. Images are uint8 [H, W, 3] with sides of 208-320 pixels that
-    differ from patient to patient; every class is present in every image. `stained_tissue` and `endoscopy` also number
-    their instances.
+    the dataset has. Patients belong to one split each. Images are uint8 [H, W, 3] with sides of 208-528 pixels that
+    mostly differ from patient to patient; every class is present in every image. `stained_tissue`, `endoscopy` and both
+    kidneys also number their instances.
     """
 
     classes: tuple[str, ...]
@@ -92,7 +107,7 @@ class PhantomReader:
         return list(self._records)
 
     def read(self, record: Record) -> Sample:
-        """Draw the image of `record`, about 30 ms.
+        """Draw the image of `record`, 30 to 200 ms.
 
         Raises:
             DataError: the record is not one of this dataset.

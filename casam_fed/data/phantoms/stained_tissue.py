@@ -17,6 +17,7 @@ from casam_fed.data.phantoms.texture import (
     Field,
     Rng,
     as_field,
+    at_points,
     cover,
     grain,
     jittered_grid,
@@ -173,14 +174,6 @@ def _fibres(plane: Plane, glands: _Glands, traits: _Patient, rng: Rng) -> tuple[
     return flow.astype(np.float32), eosin.astype(np.float32)
 
 
-def _at(field: Field, points: npt.NDArray[np.float32]) -> Field:
-    """Return the values of `field` at points (x, y), nearest pixel, the border repeated."""
-    columns = np.clip(np.round(points[:, 0]).astype(int), 0, field.shape[1] - 1)
-    rows = np.clip(np.round(points[:, 1]).astype(int), 0, field.shape[0] - 1)
-    values: Field = field[rows, columns]
-    return values
-
-
 def _nuclei(glands: _Glands, flow: Field, traits: _Patient, rng: Rng) -> Field:
     """Return the amount of nuclear stain, 0..1: a row at the base of the epithelium, and scattered ones in the stroma."""
     shape = glands.depth.shape
@@ -189,12 +182,12 @@ def _nuclei(glands: _Glands, flow: Field, traits: _Patient, rng: Rng) -> Field:
     by_row, by_column = np.gradient(smooth)
 
     points = jittered_grid(rng, shape, traits.spacing, 0.16)
-    depth = _at(smooth, points)
+    depth = at_points(smooth, points)
     points = points[(depth > 1.5) & (depth < 2.7 + traits.spacing)]
-    inwards = np.stack([_at(by_column, points), _at(by_row, points)], axis=1)
+    inwards = np.stack([at_points(by_column, points), at_points(by_row, points)], axis=1)
     inwards /= np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-3)
     base = traits.spacing * 0.5 + 2.8 + rng.normal(0, 1.0, len(points)) + (rng.random(len(points)) < 0.15) * 4
-    points = points + inwards * (base - _at(smooth, points))[:, None]
+    points = points + inwards * (base - at_points(smooth, points))[:, None]
     long = rng.uniform(3.4, 5.0, len(points)) * traits.spacing / 6
     radii = np.stack([long, long * rng.uniform(0.5, 0.75, len(points))], axis=1)
     angles = np.arctan2(inwards[:, 1], inwards[:, 0]) + rng.normal(0, 0.25, len(points))
@@ -202,11 +195,12 @@ def _nuclei(glands: _Glands, flow: Field, traits: _Patient, rng: Rng) -> Field:
 
     points = jittered_grid(rng, shape, 11.0, 0.3)
     crowd = traits.cellularity * np.clip(1 + 0.7 * smooth_noise(rng, shape, 45), 0.1, 2)
-    points = points[(_at(smooth, points) < -4) & (rng.random(len(points)) < _at(crowd.astype(np.float32), points))]
+    chance = at_points(as_field(crowd), points)
+    points = points[(at_points(smooth, points) < -4) & (rng.random(len(points)) < chance)]
     round_ones = rng.random(len(points)) < 0.35
     long = np.where(round_ones, rng.uniform(2.2, 3.0, len(points)), rng.uniform(4.0, 6.5, len(points)))
     short = np.where(round_ones, long * 0.9, rng.uniform(1.3, 2.0, len(points)))
-    angles = _at(flow, points) + rng.normal(0, 0.25, len(points))
+    angles = at_points(flow, points) + rng.normal(0, 0.25, len(points))
     stamp(canvas, points, np.stack([long, short], axis=1), angles, rng.uniform(0.65, 1.0, len(points)))
     return canvas
 
@@ -215,7 +209,7 @@ def _vacuoles(glands: _Glands, traits: _Patient, rng: Rng) -> Field:
     """Return the share of mucin, 0..1: pale goblets between the nuclei and the lumen, many in some patients."""
     canvas = np.zeros(glands.depth.shape, dtype=np.float32)
     points = jittered_grid(rng, glands.labels.shape, 8.5, 0.2)
-    depth = _at(glands.depth, points)
+    depth = at_points(glands.depth, points)
     middle = (depth > traits.spacing + 3.5) & (depth < traits.epithelium)
     points = points[middle & (rng.random(len(points)) < traits.mucin)]
     size = rng.uniform(2.4, 4.2, len(points))

@@ -9,7 +9,19 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["Field", "Rng", "as_field", "blend", "cover", "grain", "jittered_grid", "smooth_noise", "stamp", "to_bytes"]
+__all__ = [
+    "Field",
+    "Rng",
+    "as_field",
+    "at_points",
+    "blend",
+    "cover",
+    "grain",
+    "jittered_grid",
+    "smooth_noise",
+    "stamp",
+    "to_bytes",
+]
 
 Rng = np.random.Generator
 Field = npt.NDArray[np.float32]
@@ -113,6 +125,14 @@ def jittered_grid(rng: Rng, shape: tuple[int, int], spacing: float, jitter: floa
     x = x + (np.arange(rows.size) % 2)[:, None] * spacing / 2
     points = np.stack([x.ravel(), y.ravel()], axis=1) + rng.normal(0, jitter * spacing, (x.size, 2))
     return points.astype(np.float32)
+
+
+def at_points(field: Field, points: npt.NDArray[np.float32]) -> Field:
+    """Return the values of `field` [H, W] at `points` (x, y) [n, 2]: nearest pixel, the border repeated, float32 [n]."""
+    columns = np.clip(np.round(points[:, 0]).astype(int), 0, field.shape[1] - 1)
+    rows = np.clip(np.round(points[:, 1]).astype(int), 0, field.shape[0] - 1)
+    values: Field = field[rows, columns]
+    return values
 
 
 def to_bytes(image: Field) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,8 @@ import pytest
 from scipy import ndimage
 
 from casam_fed.data.phantoms import MODALITIES, PhantomReader
+from casam_fed.data.phantoms.abdominal_ct import draw_abdominal_ct, draw_ct_units
+from casam_fed.data.phantoms.cardiac_mr import draw_cardiac_signal
 from casam_fed.data.phantoms.geometry import Plane, blob, make_plane
 from casam_fed.data.phantoms.texture import smooth_noise, stamp
 from casam_fed.data.sample import Record, Sample
@@ -20,7 +22,15 @@ CLASSES = {
     "stained_tissue": ("gland",),
     "endoscopy": ("polyp",),
     "abdominal_ct": ("spleen",),
+    "kidney_56nx": ("glomerulus",),
+    "kidney_dn": ("glomerulus",),
+    "prostate_msd": ("peripheral zone", "transition zone"),
+    "prostate_promise12": ("peripheral zone", "transition zone"),
+    "dental_xray": ("teeth",),
+    "breast_ultrasound": ("lesion",),
 }
+# Two groups of kidneys, and two scanners for prostates, differ as little as they do in reality.
+FAMILIES = {"kidney_dn": "kidney_56nx", "prostate_promise12": "prostate_msd"}
 # Share of the image that a class may cover.
 AREAS = {
     "right ventricle": (0.001, 0.15),
@@ -29,6 +39,11 @@ AREAS = {
     "gland": (0.15, 0.75),
     "polyp": (0.005, 0.25),
     "spleen": (0.004, 0.1),
+    "glomerulus": (0.003, 0.3),
+    "peripheral zone": (0.002, 0.1),
+    "transition zone": (0.001, 0.1),
+    "teeth": (0.08, 0.25),
+    "lesion": (0.008, 0.2),
 }
 
 
@@ -135,7 +150,7 @@ def test_samples_have_the_agreed_types_and_every_class_is_present(
             assert least < mask.mean() < most, (sample.id, name, mask.mean())
 
 
-@pytest.mark.parametrize("modality", ["stained_tissue", "endoscopy"])
+@pytest.mark.parametrize("modality", ["stained_tissue", "endoscopy", "kidney_56nx", "kidney_dn"])
 def test_instances_are_numbered_from_one_and_fill_the_mask(modality: str, samples: dict[str, list[Sample]]) -> None:
     for sample in samples[modality]:
         for name, labels in sample.instances.items():
@@ -145,23 +160,28 @@ def test_instances_are_numbered_from_one_and_fill_the_mask(modality: str, sample
         assert set(sample.instances) == set(sample.masks)
 
 
-@pytest.mark.parametrize("modality", ["cardiac_mr", "abdominal_ct"])
+SCANNED = ["cardiac_mr", "abdominal_ct", "prostate_msd", "prostate_promise12", "dental_xray", "breast_ultrasound"]
+
+
+@pytest.mark.parametrize("modality", SCANNED)
 def test_single_organs_have_no_instances(modality: str, samples: dict[str, list[Sample]]) -> None:
     assert all(sample.instances == {} for sample in samples[modality])
 
 
-@pytest.mark.parametrize("modality", ["cardiac_mr", "abdominal_ct"])
+@pytest.mark.parametrize("modality", SCANNED)
 def test_scanner_images_are_grey(modality: str, samples: dict[str, list[Sample]]) -> None:
     assert all((sample.image == sample.image[:, :, :1]).all() for sample in samples[modality])
 
 
 def test_modalities_are_told_apart_by_simple_statistics(samples: dict[str, list[Sample]]) -> None:
     features, labels = [], []
-    for label, modality in enumerate(MODALITIES):
+    for modality in MODALITIES:
         for sample in samples[modality]:
             pixels = sample.image.reshape(-1, 3).astype(np.float64)
-            features.append([*pixels.mean(axis=0), *pixels.std(axis=0), *np.percentile(pixels, (10, 50, 90))])
-            labels.append(label)
+            # How fast brightness changes down and across tells scanners of grey pictures apart.
+            steps = [np.abs(np.diff(grey(sample), axis=axis)).mean() for axis in (0, 1)]
+            features.append([*pixels.mean(axis=0), *pixels.std(axis=0), *np.percentile(pixels, (10, 50, 90)), *steps])
+            labels.append(FAMILIES.get(modality, modality))
     table, truth = np.array(features), np.array(labels)
     table = (table - table.mean(axis=0)) / table.std(axis=0)
     distances = np.linalg.norm(table[:, None] - table[None], axis=2) + np.diag(np.full(len(table), np.inf))
@@ -289,6 +309,80 @@ def test_the_spleen_is_soft_tissue_like_its_neighbours(samples: dict[str, list[S
         low, high = np.percentile(spleen, (5, 95))
         alike = (grey(sample) >= low) & (grey(sample) <= high)
         assert alike.sum() > 2 * sample.masks["spleen"].sum()
+
+
+def test_teeth_fill_two_rows_and_stop_more_x_rays_than_the_jaw(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["dental_xray"]:
+        teeth, brightness = sample.masks["teeth"], grey(sample)
+        near = ndimage.binary_dilation(teeth, iterations=12) & ~ndimage.binary_dilation(teeth, iterations=3)
+        assert brightness[teeth].mean() > 1.25 * brightness[near].mean()
+        rows, columns = np.nonzero(teeth)
+        assert np.ptp(columns) > 0.5 * teeth.shape[1]
+        # Between the rows lies air: in the middle of the picture a column of teeth has a gap.
+        middle = teeth[:, teeth.shape[1] // 2 - 60 : teeth.shape[1] // 2 + 60]
+        runs = np.abs(np.diff(middle.astype(int), axis=0)).sum(axis=0) // 2
+        assert np.median(runs) == 2
+        assert (rows.min() > 0) & (rows.max() < teeth.shape[0] - 1)
+
+
+def test_a_patient_has_at_most_32_teeth_and_they_differ_between_patients() -> None:
+    counts = set()
+    for sample in read_all(PhantomReader("dental_xray", train=12, test=0, seed=3, images_per_patient=1)):
+        # Neighbours overlap in the beam; eroded by their roots' width they come apart.
+        crowns, count = ndimage.label(ndimage.binary_erosion(sample.masks["teeth"], iterations=4))
+        counts.add(int(sum(np.bincount(crowns.ravel())[1:] > 20)))
+        assert count >= 10
+    assert len(counts) > 3
+
+
+def test_a_breast_lesion_is_dark_and_lies_under_the_skin(samples: dict[str, list[Sample]]) -> None:
+    for sample in samples["breast_ultrasound"]:
+        lesion, brightness = sample.masks["lesion"], grey(sample)
+        around = ndimage.binary_dilation(lesion, iterations=14) & ~ndimage.binary_dilation(lesion, iterations=3)
+        assert brightness[lesion].mean() < 0.75 * brightness[around].mean()
+        assert np.nonzero(lesion)[0].min() > 15
+        assert ndimage.label(lesion)[1] == 1
+
+
+def test_what_lies_behind_a_lesion_is_brighter_or_darker_by_its_kind() -> None:
+    behind: dict[bool, list[float]] = {True: [], False: []}  # Wider than tall: benign.
+    for sample in read_all(PhantomReader("breast_ultrasound", train=40, test=0, seed=2, images_per_patient=1)):
+        rows, columns = np.nonzero(sample.masks["lesion"])
+        wide = bool(np.ptp(columns) > 1.15 * np.ptp(rows))
+        below = np.s_[rows.max() + 4 : rows.max() + 24]
+        middle, width = int(columns.mean()), int(np.ptp(columns))
+        row = grey(sample)[below].mean(axis=0)
+        beside = np.r_[row[max(0, middle - width - 25) : middle - width], row[middle + width : middle + width + 25]]
+        behind[wide].append(row[middle - width // 4 : middle + width // 4].mean() - beside.mean())
+    assert min(len(found) for found in behind.values()) > 8
+    assert np.median(behind[True]) > 0
+    assert np.median(behind[False]) < -12
+
+
+def test_a_slice_in_hounsfield_units_is_the_one_that_is_windowed() -> None:
+    for position in (0.0, 0.4, 1.0):
+        shown = draw_abdominal_ct(np.random.default_rng(3), np.random.default_rng(4), position)
+        units = draw_ct_units(np.random.default_rng(3), np.random.default_rng(4), position)
+        assert np.array_equal(units.spleen, shown.masks["spleen"])
+        levels = shown.image[:, :, 0]
+        unclipped = (levels > 0) & (levels < 255)
+        assert np.corrcoef(units.units[unclipped], levels[unclipped])[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize("position", [-0.3, -0.01, 1.01, 1.3])
+def test_beyond_the_spleen_there_is_none(position: float) -> None:
+    drawn = draw_ct_units(np.random.default_rng(3), np.random.default_rng(4), position)
+    assert np.isfinite(drawn.units).all()
+    assert not drawn.spleen.any()
+
+
+def test_the_heart_empties_when_it_contracts() -> None:
+    for patient in range(5):
+        full, empty = (
+            draw_cardiac_signal(np.random.default_rng(patient), np.random.default_rng(9), 0.3, squeeze)
+            for squeeze in (0.0, 0.35)
+        )
+        assert empty.masks["left ventricle"].sum() < 0.65 * full.masks["left ventricle"].sum()
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
