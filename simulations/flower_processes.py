@@ -23,7 +23,7 @@ import psutil
 
 from casam_fed.errors import SimulationError
 
-__all__ = ["PRIVATE_ENVIRONMENT", "FlowerRun"]
+__all__ = ["PRIVATE_ENVIRONMENT", "FlowerRun", "end_leftovers"]
 
 PRIVATE_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -43,8 +43,9 @@ class FlowerRun:
     The first SIGINT or SIGTERM inside the context raises KeyboardInterrupt, later ones are ignored.
     """
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, log: Path, marker: Path) -> None:
+        """Keep Flower's log in `log`; while the run lives, `marker` tells `end_leftovers` how to find its processes."""
+        self.log, self._marker = log, marker
         self.peak_rss_mb = 0.0
         self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
@@ -54,6 +55,7 @@ class FlowerRun:
         self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
         # Ray's sockets live below the temporary folder and have a length limit, so this must be short.
         self._home = tempfile.mkdtemp(prefix="casam-")
+        self._marker.write_text(self._home)
         self._environment = {
             **os.environ,
             **PRIVATE_ENVIRONMENT,
@@ -68,6 +70,7 @@ class FlowerRun:
 
     def __exit__(self, cause: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        self._marker.unlink(missing_ok=True)
         if cause is not KeyboardInterrupt:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
@@ -93,7 +96,7 @@ class FlowerRun:
     def running(self) -> bool:
         """Return whether `flwr run` still streams; also keeps the peak of the memory of all processes of the run."""
         total = 0
-        for process in self._members():
+        for process in _members(self._home, self._seen):
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         self.peak_rss_mb = max(self.peak_rss_mb, total / 2**20)
@@ -120,17 +123,9 @@ class FlowerRun:
             raise SimulationError(f"Flower did not start the run; its log is {self.log}") from error
 
     def stop(self) -> None:
-        """End every process of the run, politely, then by force, as often as new ones appear; Ctrl-C is not heard here."""
+        """End every process of the run; Ctrl-C is not heard meanwhile."""
         self._interruptible = False
-        send = psutil.Process.terminate
-        deadline = time.monotonic() + _PATIENCE_S
-        while (members := self._members()) and time.monotonic() < deadline:
-            for process in members:
-                with contextlib.suppress(psutil.Error):
-                    send(process)
-            psutil.wait_procs(members, timeout=_GRACE_S)
-            send = psutil.Process.kill
-        shutil.rmtree(self._home, ignore_errors=True)
+        _end(self._home, self._seen)
 
     def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Take the first Ctrl-C or SIGTERM for all: a second one must not cut the stopping short.
@@ -141,21 +136,42 @@ class FlowerRun:
             self._interruptible = False
             raise KeyboardInterrupt
 
-    def _members(self) -> list[psutil.Process]:
-        """Return the run's living processes: those with its Flower home in their environment, and their descendants.
 
-        Some of Ray's processes overwrite their environment with a title, and lose their parent when it ends first; so
-        whoever was once seen stays a member.
-        """
-        for process in psutil.process_iter():
+def end_leftovers(marker: Path) -> None:
+    """End what a run left behind whose `casam` was killed, so that it does not go on writing beside its successor."""
+    if marker.exists():
+        _end(marker.read_text(), set())
+        marker.unlink()
+
+
+def _end(home: str, seen: set[psutil.Process]) -> None:
+    """End every process of a run, politely, then by force, as often as new ones appear, and remove its home."""
+    send = psutil.Process.terminate
+    deadline = time.monotonic() + _PATIENCE_S
+    while (members := _members(home, seen)) and time.monotonic() < deadline:
+        for process in members:
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == self._home:
-                    self._seen.add(process)
-        for process in list(self._seen):
-            with contextlib.suppress(psutil.Error):
-                self._seen.update(process.children(recursive=True))
-        self._seen = {process for process in self._seen if process.is_running()}
-        return list(self._seen)
+                send(process)
+        psutil.wait_procs(members, timeout=_GRACE_S)
+        send = psutil.Process.kill
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _members(home: str, seen: set[psutil.Process]) -> list[psutil.Process]:
+    """Return a run's living processes: those with its Flower home in their environment, and their descendants.
+
+    Some of Ray's processes overwrite their environment with a title, and lose their parent when it ends first; so whoever
+    was once seen stays a member: `seen` is brought up to date.
+    """
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == home:
+                seen.add(process)
+    for process in list(seen):
+        with contextlib.suppress(psutil.Error):
+            seen.update(process.children(recursive=True))
+    seen.intersection_update([process for process in seen if process.is_running()])
+    return list(seen)
 
 
 def _flwr(*arguments: str) -> list[str]:

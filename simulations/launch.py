@@ -26,7 +26,7 @@ def launch(folder: RunFolder, stream: StreamConfig, run_config: Mapping[str, str
         SimulationError: the run failed; the message says why.
     """
     app = Path(__file__).parent / "app"
-    with FlowerRun(folder.path / "flower.log") as flower:
+    with FlowerRun(folder.path / "flower.log", folder.flower_marker) as flower:
         flower.start(app, len(stream.sites), min(stream.method.threads, os.cpu_count() or 1), run_config)
         shown = 0
         while flower.running():

@@ -40,6 +40,11 @@ class RunFolder:
         """The private folders of the sites."""
         return self.shared_sites or self.path / "sites"
 
+    @property
+    def flower_marker(self) -> Path:
+        """Where Flower's processes are to be found while they run: one place for all runs of a sweep."""
+        return self.sites.parent / "flower-home.txt"
+
     def site(self, name: str) -> Path:
         """Return the private folder of a site."""
         return self.sites / name

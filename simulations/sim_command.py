@@ -11,6 +11,7 @@ from casam_fed.config import read_yaml
 from casam_fed.data.dataset import open_dataset
 from casam_fed.errors import ConfigError
 from casam_fed.files import write_atomically
+from simulations.flower_processes import end_leftovers
 from simulations.launch import launch
 from simulations.methods.catalogue import METHODS, chosen_methods
 from simulations.run_folder import RunFolder
@@ -111,7 +112,8 @@ def _sweep(
     orders_of([site.task_name for site in config.sites], orders)
     folder = SweepFolder.open(out, config, root, overwrite)
     sweep = Sweep(config, stream, overrides, root, folder, chosen, orders)
-    return write_sweep_report(folder.path, config, sweep.orders, sweep.run())
+    with folder.locked():
+        return write_sweep_report(folder.path, config, sweep.orders, sweep.run())
 
 
 def _overrides(method: Path | None, unit: str | None, seeds: int | None) -> dict[str, Any]:
@@ -128,6 +130,7 @@ def _overrides(method: Path | None, unit: str | None, seeds: int | None) -> dict
 
 def _fresh(path: Path, overwrite: bool) -> RunFolder:
     folder = RunFolder(path)
+    end_leftovers(folder.flower_marker)
     if path.is_dir() and any(path.iterdir()):
         if not folder.progress.exists():
             raise ConfigError(f"{path} holds something that is not a run; give another folder with --out")

@@ -41,7 +41,7 @@ class BaselineConfig:
         fedavg_rounds: rounds into which the steps of every site are divided.
     """
 
-    ewc_strength: Annotated[float, Field(gt=0)] = 1000.0
+    ewc_strength: Annotated[float, Field(gt=0)] = 100_000.0
     lwf_strength: Annotated[float, Field(gt=0)] = 1.0
     lwf_temperature: Annotated[float, Field(gt=0)] = 2.0
     er_images: Annotated[int, Field(ge=1)] = 50

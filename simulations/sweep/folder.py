@@ -1,8 +1,10 @@
 """Where a sweep keeps its things, and how it knows that an earlier one in the same folder is its own beginning."""
 
+import contextlib
+import fcntl
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from casam_fed.config import STRICT
 from casam_fed.errors import ConfigError, SimulationError
 from casam_fed.files import write_atomically
+from simulations.flower_processes import end_leftovers
 from simulations.methods.outcome import Outcome
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig
@@ -51,6 +54,8 @@ class SweepFolder:
             if not ours:
                 raise ConfigError(f"{path} holds something that is not a run; give another folder with --out")
             if overwrite:
+                with SweepFolder(path).locked():
+                    pass
                 shutil.rmtree(path)
             elif not known.exists():
                 raise ConfigError(f"{path} holds an earlier run; give another folder, or --overwrite to replace it")
@@ -61,6 +66,25 @@ class SweepFolder:
         if not known.exists():
             write_atomically(known, json.dumps(description, indent=1).encode())
         return SweepFolder(path)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the sweep for this process; the system frees it when the process ends, however it ends.
+
+        What a killed predecessor left running is ended first.
+
+        Raises:
+            ConfigError: another process holds it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another sweep is at work in {self.path}; wait for it, or give another --out"
+                ) from error
+            end_leftovers(RunFolder(self.path).flower_marker)
+            yield
 
     @property
     def sites(self) -> Path:

@@ -62,6 +62,17 @@ def test_overwrite_starts_anew(tmp_path):
     assert folder.result(CELL) is None
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_sweeps_never_work_in_one_folder(tmp_path, overwrite):
+    folder = SweepFolder.open(tmp_path, tiny_stream(), ROOT, overwrite=False)
+    busy = pytest.raises(ConfigError, match="another sweep is at work")
+    with folder.locked(), busy, SweepFolder.open(tmp_path, tiny_stream(), ROOT, overwrite).locked():
+        pass
+    assert (tmp_path / "sweep.json").exists()
+    with folder.locked():
+        pass
+
+
 def test_what_is_not_a_sweep_is_never_touched(tmp_path):
     (tmp_path / "thesis.txt").write_text("do not delete")
     for overwrite in (False, True):

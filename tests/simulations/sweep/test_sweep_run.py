@@ -64,36 +64,45 @@ def finished_cells(out: Path) -> dict[str, int]:
     }
 
 
+def progress(out: Path) -> str:
+    path = out / "cells/casam/order-0/seed-0/progress.jsonl"
+    return path.read_text() if path.exists() else ""
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """A sweep of all methods, killed after its first cell and started again."""
+    """A sweep of one method, then of all, killed while Flower's processes are at work, and started again."""
     folder = tmp_path_factory.mktemp("sweep")
     out = folder / "out"
-    process = subprocess.Popen(
-        **command(folder, "--methods", "all"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    subprocess.run(**command(folder, "--methods", "zero-shot"), capture_output=True, timeout=300, check=True)
+    before = finished_cells(out)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(**command(folder, "--methods", "all"), **quiet)
     deadline = time.monotonic() + 300
-    while not finished_cells(out) and process.poll() is None and time.monotonic() < deadline:
+    while "lab joins" not in progress(out) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = finished_cells(out)
-    assert 1 <= len(before) < 8
-    for left in alive():
-        left.kill()
+    orphans = alive()
     done = subprocess.run(
         **command(folder, "--methods", "all"), capture_output=True, text=True, timeout=500, check=False
     )
-    return done, folder, before
+    return done, folder, before, orphans
 
 
 def test_a_killed_sweep_goes_on_where_it_was(swept):
-    done, folder, before = swept
+    done, folder, before, _ = swept
     assert done.returncode == 0, done.stderr
-    assert f"{len(before)} of 8 cells are finished already" in done.stdout
+    assert list(before) == ["zero-shot/order-0/seed-0"]
+    assert "1 of 8 cells are finished already" in done.stdout
     after = finished_cells(folder / "out")
     assert len(after) == 8
     assert {cell: after[cell] for cell in before} == before
+
+
+def test_what_the_killed_one_left_running_is_ended(swept):
+    assert len(swept[3]) > 3
+    assert not any(process.is_running() for process in swept[3])
     assert alive() == []
 
 
@@ -128,7 +137,7 @@ def test_every_method_has_a_row_and_all_share_what_they_must(swept):
 
 
 def test_another_order_is_added_without_training_casam_again(swept):
-    _, folder, _ = swept
+    folder = swept[1]
     before = finished_cells(folder / "out")
     outbox = {path: path.stat().st_mtime_ns for path in (folder / "out" / "sites").glob("*/seed-0/outbox/*")}
     done = subprocess.run(
@@ -147,7 +156,7 @@ def test_another_order_is_added_without_training_casam_again(swept):
 
 
 def test_another_stream_in_the_same_folder_is_refused(swept):
-    _, folder, _ = swept
+    folder = swept[1]
     done = subprocess.run(
         **command(folder, "--methods", "er", "--unit", "instance"), capture_output=True, text=True, check=False
     )
