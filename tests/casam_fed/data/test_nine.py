@@ -152,7 +152,7 @@ def test_litter_of_macos_lies_where_owners_left_it(root: Path) -> None:
 
 
 def test_kidney_patches_can_be_as_large_as_the_owners(tmp_path: Path) -> None:
-    nine._WRITERS["kpis_dn"](tmp_path, Amount(1, 1, 1, pixels=1024), 0)
+    nine._WRITERS["kpis_dn"](tmp_path, Amount(1, 0, 1, pixels=1024), 0)
     sizes = {Image.open(path).size for path in tmp_path.rglob("*.jpg") if not path.name.startswith(".")}
     assert sizes == {(1024, 1024)}
     assert {amount.pixels for kind, amount in SIZES["medium"].items() if kind.startswith("kpis")} == {2048}
@@ -272,7 +272,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(root: Path, 
     first, again = everything(root), everything(tmp_path / "again")
     assert first == again
     for kind in ("acdc", "promise12", "ebhi_seg", "polyp"):
-        nine._WRITERS[kind](tmp_path / "other" / kind, TINY[kind], 5)
+        nine._WRITERS[kind](tmp_path / "other" / kind, Amount(1, 0, TINY[kind].each), 5)
     other = everything(tmp_path / "other")
     pictures = [name for name in other if name.endswith(("_frame01.nii.gz", ".raw", ".jpg", ".png"))]
     assert len(pictures) > 10
@@ -318,7 +318,7 @@ def test_an_interrupted_write_leaves_nothing_behind(
 
 @pytest.mark.usefixtures("monkeypatch_module")
 def test_an_empty_folder_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "tiny", {"sts_2d": TINY["sts_2d"]})
+    monkeypatch.setitem(SIZES, "tiny", {"sts_2d": Amount(1, 0, 1)})
     (tmp_path / "out").mkdir()
     write_nine(tmp_path / "out", "tiny", 0, lambda line: None)
     assert {path.name for path in tmp_path.iterdir()} == {"out"}

@@ -94,7 +94,7 @@ def test_all_slices_of_a_patient_have_one_size_and_only_promise12_sizes_differ(
 
 @pytest.mark.parametrize("scanner", SCANNERS)
 def test_there_is_a_prostate_from_base_to_apex_and_none_beyond(scanner: Scanner, patients: Scans) -> None:
-    for patient, position in zip(PATIENTS[scanner], (-0.8, -0.3, -0.01, 1.01, 1.4, 1.8), strict=True):
+    for patient, position in zip(PATIENTS[scanner][:4], (-0.8, -0.01, 1.01, 1.8), strict=True):
         drawn = draw(patient, position, scanner)
         assert np.isfinite(drawn.t2).all()
         assert not drawn.zones.any()
@@ -207,7 +207,7 @@ def test_the_windowed_picture_is_grey_and_has_the_zones_as_masks(scanner: Scanne
 def test_the_scanners_look_more_alike_than_like_other_grey_pictures() -> None:
     drawers = {**DRAWERS, "cardiac": draw_cardiac_mr, "ct": draw_abdominal_ct}
     looks = {
-        name: look([drawer(np.random.default_rng([6, n]), np.random.default_rng([7, n]), 0.5) for n in range(5)])
+        name: look([drawer(np.random.default_rng([6, n]), np.random.default_rng([7, n]), 0.5) for n in range(4)])
         for name, drawer in drawers.items()
     }
     everything = np.concatenate(list(looks.values()))
