@@ -1,16 +1,14 @@
 """What a method has to show for one order of tasks and one seed: the numbers that a report is made of. Needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.config import STRICT
-from casam_fed.errors import SimulationError
 from casam_fed.stream import StageMatrix
 
-__all__ = ["Outcome", "UnseenScores", "outcomes_as_json", "read_outcomes"]
+__all__ = ["Outcome", "UnseenScores"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -82,22 +80,5 @@ class Outcome:
         return numbers
 
 
-def outcomes_as_json(outcomes: Sequence[Outcome]) -> bytes:
-    """Return outcomes as a JSON file."""
-    return TypeAdapter(list[Outcome]).dump_json(list(outcomes), indent=1)
-
-
-def read_outcomes(data: bytes, where: str) -> list[Outcome]:
-    """Parse a file of `outcomes_as_json`.
-
-    Raises:
-        SimulationError: it is damaged.
-    """
-    try:
-        return TypeAdapter(list[Outcome]).validate_json(data)
-    except ValidationError as error:
-        raise SimulationError(f"{where} is damaged; delete it, and the sweep computes that cell again") from error
-
-
-def _mean(values: object) -> float:
-    return float(np.mean(list(values)))  # type: ignore[call-overload]
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))

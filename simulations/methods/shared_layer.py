@@ -84,8 +84,9 @@ def learn_staged(
     state.resume(checkpoint)
     for stage in range(len(state.done), len(order)):
         started = time.monotonic()
-        _learn_stage(method, tasks, state, [tasks.by_name[name] for name in order[: stage + 1]], seed)
-        state.seconds[order[stage]] = time.monotonic() - started
+        joined = [tasks.by_name[name] for name in order[: stage + 1]]
+        _learn_stage(method, tasks, state, joined, seed)
+        state.seconds[joined[-1].site] = time.monotonic() - started
         # One task ahead too: forward transfer needs the score just before a task joins.
         scored = {name: tasks.by_name[name].evaluator.through(state.layer) for name in order[: stage + 2]}
         state.done.append({name: dict(report.scores) for name, report in scored.items()})
@@ -112,7 +113,7 @@ def learn_pooled(tasks: StreamTasks, seed: int, say: Say) -> Outcome:
 
     started = time.monotonic()
     fit(tasks.backbone, tasks.store, layer, adam(layer, config), config, seed, range(steps), images_of, after=after)
-    return outcome_through("joint", tasks, seed, layer, {"all": time.monotonic() - started}, order=order)
+    return outcome_through("joint", tasks, seed, layer, {"all sites pooled": time.monotonic() - started}, order=order)
 
 
 def outcome_through(

@@ -27,6 +27,7 @@ class StreamTask:
     """One task: the training images that have something to segment, and what scores its test images."""
 
     name: str
+    site: str
     images: tuple[EncodedImage, ...]
     evaluator: Evaluator
 
@@ -91,6 +92,5 @@ class StreamTasks:
         train = encode_task(dataset.reader, dataset.train, self.store, self.config)
         check_counts(train.class_counts(dataset.reader.classes), self.config.min_train_images)
         test = encode_task(dataset.reader, dataset.test, self.store, self.config)
-        return StreamTask(
-            name, tuple(train.with_targets), Evaluator(dataset.reader, test, self.store, self.config, seed=0)
-        )
+        evaluator = Evaluator(dataset.reader, test, self.store, self.config, seed=0)
+        return StreamTask(name, site, tuple(train.with_targets), evaluator)

@@ -16,7 +16,7 @@ def tiny_stream(**options: object) -> StreamConfig:
     return StreamConfig(
         stream="tiny",
         sites=(
-            SiteConfig("heart", PhantomData("phantom", "cardiac_mr", train=6, test=2, seed=1)),
+            SiteConfig("heart-centre", PhantomData("phantom", "cardiac_mr", train=6, test=2, seed=1), "heart"),
             SiteConfig("scope", PhantomData("phantom", "endoscopy", train=4, test=2, seed=2)),
         ),
         method=METHOD,

@@ -89,6 +89,8 @@ def test_the_page_shows_means_deviations_gaps_and_the_buffer(written):
     assert "The buffer of er holds 50 images in all." in page
     assert "FF = mean_{j<T-1}" in page
     assert "1,000 MB" in page
+    assert "| site | joint, s | er, s |" in page
+    assert "| b | 2.0 | 2.0 |" in page
     for name in ("forgetting.png", "stage_matrices/er.png"):
         assert f"({name})" in page
         assert Image.open(written / name).size[0] > 400
