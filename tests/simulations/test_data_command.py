@@ -91,3 +91,18 @@ def test_wrong_input_is_told_in_one_sentence(casam, polyps, arguments, code, wor
     assert words in done.stdout + done.stderr
     assert done.stderr.count("\n") == 1 or code == 2
     assert "Traceback" not in done.stderr
+
+
+def test_nothing_is_drawn_into_a_folder_that_holds_something(casam, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("")
+    done = casam("data", "phantom", "nine", "--out", tmp_path / "full")
+    assert done.returncode == 1
+    assert "is not empty; give a new folder" in done.stderr
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+
+
+def test_a_size_that_is_not_there_is_wrong_usage(casam, tmp_path):
+    done = casam("data", "phantom", "nine", "--out", tmp_path / "new", "--size", "huge")
+    assert done.returncode == 2
+    assert not (tmp_path / "new").exists()
