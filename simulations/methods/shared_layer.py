@@ -99,7 +99,6 @@ def learn_staged(
 
 def learn_pooled(tasks: StreamTasks, seed: int, say: Say) -> Outcome:
     """Learn one layer from the images of all tasks pooled, with as many steps as all tasks together have."""
-    order = list(tasks.by_name)
     layer, config = _fresh_layer(tasks, seed), tasks.config
     images = [image for task in tasks.by_name.values() for image in task.images]
     steps = sum(total_steps(len(task.images), config) for task in tasks.by_name.values())
@@ -113,7 +112,7 @@ def learn_pooled(tasks: StreamTasks, seed: int, say: Say) -> Outcome:
 
     started = time.monotonic()
     fit(tasks.backbone, tasks.store, layer, adam(layer, config), config, seed, range(steps), images_of, after=after)
-    return outcome_through("joint", tasks, seed, layer, {"all sites pooled": time.monotonic() - started}, order=order)
+    return outcome_through("joint", tasks, seed, layer, {"all sites pooled": time.monotonic() - started})
 
 
 def outcome_through(
@@ -123,10 +122,9 @@ def outcome_through(
     layer: AlignmentLayer,
     seconds: Mapping[str, float],
     bytes_up: Mapping[str, int] | None = None,
-    order: Sequence[str] | None = None,
 ) -> Outcome:
     """Return the outcome of a layer that was not learned task after task."""
-    names = list(order or tasks.by_name)
+    names = list(tasks.by_name)
     final = {name: dict(tasks.by_name[name].evaluator.through(layer).scores) for name in names}
     return _outcome(row, tasks, names, 0, seed, layer, final, None, seconds, bytes_up)
 
