@@ -10,11 +10,16 @@ __all__ = [
     "CasamError",
     "ConfigError",
     "DataError",
+    "EnrolmentError",
     "ExchangeError",
+    "KeyFileError",
     "ReleaseError",
+    "SignatureError",
     "SimulationError",
     "StorageError",
+    "SupervisionError",
     "TrainingError",
+    "WithheldError",
 ]
 
 
@@ -50,9 +55,29 @@ class BankError(CasamError):
     """The bank refuses an operation or finds itself damaged."""
 
 
+class EnrolmentError(CasamError):
+    """A request or a welcome is not what it should be, or belongs to another site or federation."""
+
+
 class ExchangeError(CasamError):
     """A message from the other side is not what was agreed."""
 
 
+class KeyFileError(CasamError):
+    """A key is missing, damaged, readable for others, or of another kind."""
+
+
+class SignatureError(CasamError):
+    """Something signed is not what was signed, or not by whom it should be."""
+
+
 class SimulationError(CasamError):
     """A simulated federation did not finish."""
+
+
+class SupervisionError(CasamError):
+    """A process that has to run does not, or one that must run once runs already."""
+
+
+class WithheldError(CasamError):
+    """Nothing is told, because it would tell of too few people."""

@@ -7,12 +7,11 @@ from typing import Any
 
 import click
 
+from casam_fed.command_line import parsed_options
 from casam_fed.data.catalogue import DATASETS
 from casam_fed.errors import DataError
 
 __all__ = ["data"]
-
-_SHOWN = 20
 
 
 @click.group()
@@ -51,11 +50,12 @@ def check_command(root: Path, kind: str, options: tuple[str, ...], overlay: Path
 
     from casam_fed.config import from_mapping
     from casam_fed.data.check import check_dataset
+    from casam_fed.data.check_text import CheckSheets, as_text
     from casam_fed.data.dataset import DataBlock, open_reader
 
-    block = {"kind": kind, "path": str(root.absolute()), **_parsed(options)}
+    block = {"kind": kind, "path": str(root.absolute()), **parsed_options(options)}
     reader = open_reader(from_mapping(DataBlock, {"data": block}, "the options").data, Path())
-    sheets = _Sheets(overlay) if overlay else None
+    sheets = CheckSheets(overlay) if overlay else None
     with tqdm(desc="reading", unit="image", leave=False, disable=None) as bar:
 
         def progress(_done: int, total: int) -> None:
@@ -65,7 +65,7 @@ def check_command(root: Path, kind: str, options: tuple[str, ...], overlay: Path
         report = check_dataset(reader, progress, sheets.add if sheets else lambda sample: None)
     if sheets:
         sheets.close()
-    click.echo(json.dumps(_as_json(report), indent=2) if as_json else _as_text(report, sheets))
+    click.echo(json.dumps(_as_json(report), indent=2) if as_json else as_text(report, sheets))
     if report.problems:
         raise DataError(f"{len(report.problems)} problems in {root}; see the report above")
 
@@ -86,72 +86,9 @@ def nine_command(out: Path, size: str, seed: int) -> None:
     write_nine(out, size, seed, click.echo)
 
 
-class _Sheets:
-    """Writes contact sheets as they fill up."""
-
-    def __init__(self, folder: Path) -> None:
-        from casam_fed.data.contact_sheet import ContactSheets
-
-        self._folder, self._pages, self._count = folder, ContactSheets(), 0
-
-    def add(self, sample: Any) -> None:
-        self._write(self._pages.add(sample))
-
-    def close(self) -> None:
-        self._write(self._pages.flush())
-
-    def __str__(self) -> str:
-        return f"{self._count} contact sheets in {self._folder}"
-
-    def _write(self, page: bytes | None) -> None:
-        from casam_fed.files import write_atomically
-
-        if page is not None:
-            self._count += 1
-            write_atomically(self._folder / f"sheet-{self._count:03d}.png", page)
-
-
-def _parsed(options: tuple[str, ...]) -> dict[str, Any]:
-    """Read KEY=VALUE options; values are YAML, as in a stream."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for option in options:
-        key, separator, value = option.partition("=")
-        if not separator:
-            raise click.UsageError(f"--set {option}: write KEY=VALUE, as in --set test_fraction=0.3")
-        values[key] = yaml.safe_load(value)
-    return values
-
-
 def _as_json(report: Any) -> dict[str, Any]:
     record = asdict(report)
     record["sizes"] = [
         {"height": height, "width": width, "images": count} for (height, width), count in report.sizes.items()
     ]
     return record
-
-
-def _as_text(report: Any, sheets: _Sheets | None) -> str:
-    sizes = sorted(report.sizes.items(), key=lambda item: -item[1])
-    rows = [
-        ("images", str(report.images)),
-        ("patients", str(report.patients)),
-        ("split by the owner", ", ".join(f"{split} {count}" for split, count in sorted(report.splits.items()))),
-        *((f"with {name}", str(count)) for name, count in report.classes.items()),
-        ("sizes (height x width)", ", ".join(f"{h} x {w}: {count}" for (h, w), count in sizes[:5])),
-    ]
-    if len(sizes) > 5:
-        rows.append(("", f"and {len(sizes) - 5} other sizes"))
-    if report.intensity:
-        low, high, mean = report.intensity
-        rows.append(("intensity", f"{low} to {high}, mean {mean:.1f}"))
-    if sheets:
-        rows.append(("overlays", str(sheets)))
-    lines = [f"{name:24} {value}" for name, value in rows]
-    lines += [f"note: {note}" for note in report.notes]
-    lines += [f"{problem.kind}: {problem.sentence}" for problem in report.problems[:_SHOWN]]
-    if len(report.problems) > _SHOWN:
-        lines.append(f"and {len(report.problems) - _SHOWN} more problems; --json lists them all")
-    lines.append("nothing is wrong" if not report.problems else f"{len(report.problems)} problems")
-    return "\n".join(lines)

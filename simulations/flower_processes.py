@@ -9,38 +9,27 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
+from types import TracebackType
 
 import psutil
 
 from casam_fed.errors import SimulationError
+from casam_fed.supervision import PRIVATE_ENVIRONMENT, end_marked, free_port, marked, stop_on_signals, undisturbed
 
-__all__ = ["PRIVATE_ENVIRONMENT", "FlowerRun", "end_leftovers"]
-
-PRIVATE_ENVIRONMENT = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Nothing phones home: set before flwr or ray is imported, and inherited by every child."""
+__all__ = ["FlowerRun", "end_leftovers"]
 
 _GRACE_S = 5.0
-_PATIENCE_S = 60.0
 
 
 class FlowerRun:
     """One `flwr run` on a SuperLink of its own; use as a context manager, which ends all its processes.
 
-    The first SIGINT or SIGTERM inside the context raises KeyboardInterrupt, later ones are ignored.
+    Inside the context signals are as in `stop_on_signals`.
     """
 
     def __init__(self, log: Path, marker: Path) -> None:
@@ -49,10 +38,10 @@ class FlowerRun:
         self.peak_rss_mb = 0.0
         self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
-        self._interruptible = True
+        self._signals = contextlib.ExitStack()
 
     def __enter__(self) -> "FlowerRun":
-        self._handlers = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._signals.enter_context(stop_on_signals())
         # Ray's sockets live below the temporary folder and have a length limit, so this must be short.
         self._home = tempfile.mkdtemp(prefix="casam-")
         self._marker.write_text(self._home)
@@ -60,7 +49,7 @@ class FlowerRun:
             **os.environ,
             **PRIVATE_ENVIRONMENT,
             "FLWR_HOME": self._home,
-            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(_free_port()),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
             "RAY_TMPDIR": self._home,
             "NO_COLOR": "1",
             # Flower looks for its own programs on the PATH, which an unactivated virtual environment is not on.
@@ -68,12 +57,12 @@ class FlowerRun:
         }
         return self
 
-    def __exit__(self, cause: type[BaseException] | None, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.stop()
         self._marker.unlink(missing_ok=True)
-        if cause is not KeyboardInterrupt:
-            for number, handler in self._handlers.items():
-                signal.signal(number, handler)
+        self._signals.__exit__(kind, error, traceback)
 
     def start(self, app: Path, nodes: int, cpus: int, run_config: Mapping[str, str]) -> None:
         """Start `flwr run` on the app folder with `nodes` simulated sites, one at a time on `cpus` CPUs."""
@@ -96,7 +85,7 @@ class FlowerRun:
     def running(self) -> bool:
         """Return whether `flwr run` still streams; also keeps the peak of the memory of all processes of the run."""
         total = 0
-        for process in _members(self._home, self._seen):
+        for process in marked("FLWR_HOME", self._home, self._seen):
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         self.peak_rss_mb = max(self.peak_rss_mb, total / 2**20)
@@ -124,17 +113,8 @@ class FlowerRun:
 
     def stop(self) -> None:
         """End every process of the run; Ctrl-C is not heard meanwhile."""
-        self._interruptible = False
-        _end(self._home, self._seen)
-
-    def _interrupt(self, _signal: int, _frame: FrameType | None) -> None:
-        """Take the first Ctrl-C or SIGTERM for all: a second one must not cut the stopping short.
-
-        A mask would not do, for a signal may reach any thread, and libraries start threads.
-        """
-        if self._interruptible:
-            self._interruptible = False
-            raise KeyboardInterrupt
+        with undisturbed():
+            _end(self._home, self._seen)
 
 
 def end_leftovers(marker: Path) -> None:
@@ -145,40 +125,10 @@ def end_leftovers(marker: Path) -> None:
 
 
 def _end(home: str, seen: set[psutil.Process]) -> None:
-    """End every process of a run, politely, then by force, as often as new ones appear, and remove its home."""
-    send = psutil.Process.terminate
-    deadline = time.monotonic() + _PATIENCE_S
-    while (members := _members(home, seen)) and time.monotonic() < deadline:
-        for process in members:
-            with contextlib.suppress(psutil.Error):
-                send(process)
-        psutil.wait_procs(members, timeout=_GRACE_S)
-        send = psutil.Process.kill
+    """End every process of a run and remove its home."""
+    end_marked("FLWR_HOME", home, seen, _GRACE_S)
     shutil.rmtree(home, ignore_errors=True)
-
-
-def _members(home: str, seen: set[psutil.Process]) -> list[psutil.Process]:
-    """Return a run's living processes: those with its Flower home in their environment, and their descendants.
-
-    Some of Ray's processes overwrite their environment with a title, and lose their parent when it ends first; so whoever
-    was once seen stays a member: `seen` is brought up to date.
-    """
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == home:
-                seen.add(process)
-    for process in list(seen):
-        with contextlib.suppress(psutil.Error):
-            seen.update(process.children(recursive=True))
-    seen.intersection_update([process for process in seen if process.is_running()])
-    return list(seen)
 
 
 def _flwr(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from flwr.cli.app import app; app()", *arguments]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

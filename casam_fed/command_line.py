@@ -1,0 +1,92 @@
+"""What every command line of the project has in common: exit codes, one-sentence errors, commands loaded on use.
+
+Exit codes: 0 done, 1 a `CasamError` (its sentence on stderr), 2 wrong usage, 130 interrupted.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+import yaml
+
+from casam_fed.errors import CasamError
+from casam_fed.supervision import PRIVATE_ENVIRONMENT
+
+__all__ = ["LazyGroup", "confirmed", "parsed_options", "run_command"]
+
+
+class LazyGroup(click.Group):
+    """Finds a command's module by its name, and its help line without importing it, so that `--help` is quick."""
+
+    def __init__(self, *args: object, lazy: Mapping[str, tuple[str, str]], **attributes: object) -> None:
+        """Take `lazy`: name -> ("module:attribute" of the command, help line), in the order in which to show them."""
+        super().__init__(*args, **attributes)  # type: ignore[arg-type]
+        self._lazy = lazy
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names."""
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in self._lazy:
+            return None
+        module, attribute = self._lazy[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help lines."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+
+def run_command(command: click.Command, name: str) -> None:
+    """Run a command line called `name` and leave with the exit code that this module's docstring promises."""
+    os.environ.update(PRIVATE_ENVIRONMENT)
+    try:
+        command.main(standalone_mode=False)
+    except CasamError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def confirmed(question: str) -> bool:
+    """Ask a person at the terminal.
+
+    Raises:
+        click.UsageError: there is no terminal; scripts say their answer by an option.
+    """
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} There is no terminal to ask at; give the answer as an option (see --help).")
+    return click.confirm(question)
+
+
+def parsed_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE options; values are YAML.
+
+    Raises:
+        click.UsageError: an option without "=".
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise click.UsageError(f"--set {option}: write KEY=VALUE, as in --set test_fraction=0.3")
+        values[key] = yaml.safe_load(value)
+    return values
