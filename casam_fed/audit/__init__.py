@@ -1,0 +1,1 @@
+"""What was exchanged, signed. Imports only the standard library and `cryptography`: an auditor can read all of it."""

@@ -1,0 +1,130 @@
+"""What a site says about a release before it leaves: an in-toto Statement v1 (https://in-toto.io/Statement/v1).
+
+The statement's subject is the release by its SHA-256; the predicate says for whom, from whom and by which approval. No
+free text. The site signs it in a DSSE envelope, which travels beside the release.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from casam_fed.audit.dsse import seal, unseal
+from casam_fed.errors import SignatureError
+
+__all__ = ["PAYLOAD_TYPE", "PREDICATE_TYPE", "Statement", "open_statement", "sign_statement"]
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+PREDICATE_TYPE = "https://casam-fed.github.io/release/v1"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_SIZES = range(1 << 53)
+"""Beyond it JSON readers disagree about a number (RFC 8259, section 6)."""
+_APPROVALS = ("person", "option")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One release, stated by its site.
+
+    Attributes:
+        release: SHA-256 of the release's bytes.
+        size: their number.
+        federation, site, task: names of letters, digits, dots, dashes and underscores.
+        backbone: SHA-256 of the backbone the release belongs to.
+        app: SHA-256 of the Flower app through which it may leave.
+        code: version of casam-fed at the site.
+        approved: "person" who was asked, or "option" given on the command line.
+        time: UTC, YYYY-MM-DDThh:mm:ssZ, when it was approved.
+    """
+
+    release: str
+    size: int
+    federation: str
+    site: str
+    task: str
+    backbone: str
+    app: str
+    code: str
+    approved: str
+    time: str
+
+
+_FORMS: Mapping[str, re.Pattern[str]] = {
+    "release": _DIGEST,
+    "federation": _NAME,
+    "site": _NAME,
+    "task": _NAME,
+    "backbone": _DIGEST,
+    "app": _DIGEST,
+    "code": _NAME,
+    "approved": re.compile("|".join(_APPROVALS)),
+    "time": _TIME,
+}
+
+
+def sign_statement(statement: Statement, key: Ed25519PrivateKey) -> bytes:
+    """Return the signed envelope of a statement; the same statement and key give the same bytes.
+
+    Raises:
+        SignatureError: a field of the statement is not in its form.
+    """
+    _check(statement, "this site")
+    return seal(PAYLOAD_TYPE, _payload(statement), key)
+
+
+def open_statement(data: bytes, keys: Mapping[str, Ed25519PublicKey], sender: str) -> Statement:
+    """Return the statement in an envelope, its signature checked against `keys`.
+
+    Raises:
+        SignatureError: as `unseal`; or the payload is not exactly a statement of this version.
+    """
+    payload = unseal(data, PAYLOAD_TYPE, keys, sender)
+    try:
+        content = json.loads(payload.decode("ascii"))
+        (subject,) = content["subject"]
+        names = {field.name for field in fields(Statement)} - {"release"}
+        statement = Statement(release=subject["digest"]["sha256"], **{n: content["predicate"][n] for n in names})
+        _check(statement, sender)
+        alike = _payload(statement)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unlike(sender) from error
+    if alike != payload:
+        raise _unlike(sender)
+    return statement
+
+
+def _payload(statement: Statement) -> bytes:
+    predicate = asdict(statement)
+    subject = {"name": "release.safetensors", "digest": {"sha256": predicate.pop("release")}}
+    content = {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [subject],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _check(statement: Statement, sender: str) -> None:
+    for name, form in _FORMS.items():
+        value = getattr(statement, name)
+        if not isinstance(value, str) or not form.fullmatch(value):
+            raise SignatureError(f"the statement of {sender} has no valid '{name}'; make it again with this version")
+    if type(statement.size) is not int or statement.size not in _SIZES:
+        raise SignatureError(f"the statement of {sender} has no valid 'size'; make it again with this version")
+    try:
+        datetime.fromisoformat(statement.time)
+    except ValueError as error:
+        raise SignatureError(
+            f"the statement of {sender} has no valid 'time'; make it again with this version"
+        ) from error
+
+
+def _unlike(sender: str) -> SignatureError:
+    return SignatureError(f"the statement of {sender} is not one of this version; run the same version at both ends")
