@@ -5,12 +5,13 @@ stands in that site's log, at the site.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from casam_fed.card import MAX_RELEASE_BYTES
 from casam_fed.errors import ExchangeError
 from casam_fed.exchange import (
     EVALUATE_STAGE,
@@ -28,12 +29,12 @@ from casam_fed.exchange import (
     unwrap_bytes,
     wrap_bytes,
 )
-from casam_fed.release import MAX_RELEASE_BYTES
 
 __all__ = ["Dialogue", "bytes_of", "meet", "text_of"]
 
 _ANSWER_S = 24 * 3600.0
 _ONLINE_S = 300.0
+_SOONEST_S, _LATEST_S = 0.2, 2.0
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,36 @@ class Dialogue:
         Raises:
             ExchangeError: a site failed or did not answer.
         """
+        answers = self.try_to_ask(kind, requests, arrays)
+        for answer in answers.values():
+            if isinstance(answer, ExchangeError):
+                raise answer
+        return {site: answer for site, answer in answers.items() if not isinstance(answer, ExchangeError)}
+
+    def try_to_ask(
+        self,
+        kind: str,
+        requests: Mapping[str, object],
+        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
+        timeout: float = _ANSWER_S,
+    ) -> dict[str, RecordDict | ExchangeError]:
+        """As `ask`, but a site that fails or does not answer within `timeout` seconds gives its error instead."""
         messages = [
             _message(kind, self.nodes[site], request, (arrays or {}).get(site, {}))
             for site, request in requests.items()
         ]
         names = {node: site for site, node in self.nodes.items()}
-        replies: dict[str, RecordDict] = {}
-        for reply in self.grid.send_and_receive(messages, timeout=_ANSWER_S):
-            site = names.get(reply.metadata.src_node_id, "?")
-            replies[site] = _content(reply, f"site {site}")
-        if missing := sorted(set(requests) - set(replies)):
-            raise ExchangeError(f"no answer to {kind} from {', '.join(missing)}; see whether they are still running")
-        return replies
+        answers: dict[str, RecordDict | ExchangeError] = {
+            site: ExchangeError(f"no answer to {kind} from {site}; see whether it is still running")
+            for site in requests
+        }
+        for node, reply in _replies(self.grid, messages, timeout).items():
+            site = names[node]
+            try:
+                answers[site] = _content(reply, f"site {site}")
+            except ExchangeError as error:
+                answers[site] = error
+        return answers
 
 
 def meet(
@@ -111,8 +130,7 @@ def meet(
         time.sleep(0.5)
     hellos: dict[str, Hello] = {}
     nodes: dict[str, int] = {}
-    for reply in grid.send_and_receive([_message(HELLO, node, Request(seed), {}) for node in ids], timeout=_ANSWER_S):
-        node = reply.metadata.src_node_id
+    for node, reply in _replies(grid, [_message(HELLO, node, Request(seed), {}) for node in ids], _ANSWER_S).items():
         hello = decode_json(Hello, text_of(_content(reply, f"node {node}")), f"node {node}")
         if hello.site in nodes:
             raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
@@ -121,6 +139,32 @@ def meet(
         raise ExchangeError(f"no node says it is {', '.join(missing)}; check the names of the sites")
     say(f"{len(nodes)} sites are online")
     return Dialogue(grid, {site: nodes[site] for site in expected}), hellos
+
+
+def _replies(grid: Grid, messages: Sequence[Message], timeout: float) -> dict[int, Message]:
+    """Send one message to each node and return their replies by node; those that do not come in time are absent.
+
+    Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes.
+    """
+    pushed = grid.push_messages(messages)
+    waiting = {
+        number: message.metadata.dst_node_id
+        for number, message in zip(pushed, messages, strict=True)
+        if number is not None
+    }
+    deadline = time.monotonic() + timeout
+    pause = _SOONEST_S
+    replies: dict[int, Message] = {}
+    while waiting:
+        for reply in grid.pull_messages(list(waiting)):
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None:
+                replies[node], pause = reply, _SOONEST_S
+        if not waiting or time.monotonic() > deadline:
+            break
+        time.sleep(pause)
+        pause = min(1.5 * pause, _LATEST_S)
+    return replies
 
 
 def _message(kind: str, node: int, request: object, arrays: Mapping[str, bytes]) -> Message:

@@ -10,11 +10,12 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
 from aggregator.dialogue import Dialogue, meet
-from casam_fed.bank import Entry, LayerBank
+from casam_fed.bank import LayerBank
 from casam_fed.errors import ExchangeError
 from casam_fed.exchange import Hello, Receipt, StageReport
 from casam_fed.release import parse
 from casam_fed.routing.gaussian import Background
+from casam_fed.snapshot import Entry
 
 __all__ = ["StreamPlan", "run_stream"]
 

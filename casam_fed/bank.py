@@ -10,95 +10,24 @@ depends only on the releases and their order, on every platform.
 
 import contextlib
 import fcntl
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from casam_fed.card import Digest, Slug
-from casam_fed.config import STRICT
-from casam_fed.errors import BankError, CasamError, ReleaseError, StorageError, TrainingError
-from casam_fed.files import sha256_bytes, write_atomically
-from casam_fed.release import MAX_RELEASE_BYTES, Release, parse
+from casam_fed.errors import BankError, CasamError, ReleaseError, TrainingError
+from casam_fed.files import as_storage_error, sha256_bytes, write_atomically
+from casam_fed.release import Release, parse
 from casam_fed.routing.gaussian import Background, GaussianScorer
 from casam_fed.routing.state import router_state_from
+from casam_fed.snapshot import MAX_SNAPSHOT_BYTES, Entry, Snapshot, read_snapshot
 
 __all__ = ["Entry", "LayerBank", "Snapshot"]
 
-_MAX_SNAPSHOT_BYTES = 8 << 20
 _OBJECT_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
-
-
-@dataclass(frozen=True, config=STRICT)
-class Entry:
-    """One admitted release: `sequence` counts admissions from 0, `bytes` is the size, `digest` the SHA-256."""
-
-    sequence: Annotated[int, Field(ge=0)]
-    site: Slug
-    task: Slug
-    digest: Digest
-    bytes: Annotated[int, Field(ge=0, le=MAX_RELEASE_BYTES)]
-    status: Literal["active", "retired"] = "active"
-
-
-@dataclass(frozen=True, config=STRICT)
-class Snapshot:
-    """What the bank holds: the backbone it belongs to, the digest of its background statistics, and all entries."""
-
-    backbone: Slug
-    backbone_digest: Digest
-    background: Digest
-    entries: tuple[Entry, ...]
-    schema_version: Literal[1] = 1
-
-    @property
-    def data(self) -> bytes:
-        """The canonical JSON: sorted keys, no spaces, ASCII."""
-        plain = TypeAdapter(Snapshot).dump_python(self, mode="json")
-        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of `data`: the digest of the bank."""
-        return sha256_bytes(self.data)
-
-    @property
-    def active(self) -> list[Entry]:
-        """The entries in force, in the order of their admission."""
-        return [entry for entry in self.entries if entry.status == "active"]
-
-    @property
-    def object_digests(self) -> list[str]:
-        """Digests of all objects that a copy of this bank needs."""
-        return [self.background, *(entry.digest for entry in self.active)]
-
-    @staticmethod
-    def parse(data: bytes) -> "Snapshot":
-        """Parse a snapshot from outside.
-
-        Raises:
-            BankError: too large, not a snapshot, not canonical, or entries that contradict each other.
-        """
-        if len(data) > _MAX_SNAPSHOT_BYTES:
-            raise BankError(f"a snapshot of {len(data):,} bytes is refused; fetch it again from the aggregator")
-        try:
-            snapshot = TypeAdapter(Snapshot).validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise BankError(f"the snapshot is not valid at '{place}'; fetch it again from the aggregator") from error
-        tasks = [entry.task for entry in snapshot.active]
-        numbers = [entry.sequence for entry in snapshot.entries]
-        if snapshot.data != data or len(set(tasks)) != len(tasks) or numbers != list(range(len(numbers))):
-            raise BankError("the snapshot contradicts itself or is not canonical; fetch it again from the aggregator")
-        return snapshot
 
 
 class LayerBank:
@@ -112,7 +41,7 @@ class LayerBank:
             StorageError: a file cannot be read.
         """
         self.folder = folder
-        self._snapshot = _read_snapshot(folder)
+        self._snapshot = read_snapshot(folder)
         self.background = _background(self.object_bytes(self._snapshot.background))
 
     @staticmethod
@@ -243,29 +172,20 @@ class LayerBank:
     def _changing(self) -> Iterator[None]:
         """Hold the bank's lock, and see what another process has changed meanwhile."""
         with _only_writer(self.folder):
-            self._snapshot = _read_snapshot(self.folder)
+            self._snapshot = read_snapshot(self.folder)
             try:
                 yield
             finally:
-                self._snapshot = _read_snapshot(self.folder)
+                self._snapshot = read_snapshot(self.folder)
 
 
 def _object_path(folder: Path, digest: str) -> Path:
     return folder / "objects" / f"{digest}.safetensors"
 
 
-def _read_snapshot(folder: Path) -> Snapshot:
-    path = folder / "bank.json"
-    try:
-        with _as_storage_error("read", path):
-            return Snapshot.parse(path.read_bytes())
-    except FileNotFoundError as error:
-        raise BankError(f"there is no bank in {folder}; create one, or give its folder") from error
-
-
 def _read_object(path: Path) -> bytes:
     try:
-        with _as_storage_error("read", path):
+        with as_storage_error("read", path):
             return path.read_bytes()
     except FileNotFoundError as error:
         raise BankError(f"{path} is missing from the bank; restore it from a copy, or sync the bank again") from error
@@ -323,7 +243,7 @@ def _commit(folder: Path, snapshot: Snapshot, fresh: Mapping[str, bytes]) -> Non
     names them is in place already: the folder may refuse to be flushed after the rename.
     """
     data = snapshot.data
-    if len(data) > _MAX_SNAPSHOT_BYTES:
+    if len(data) > MAX_SNAPSHOT_BYTES:
         raise BankError(f"the bank in {folder} lists as many releases as it can; create a new bank for more")
     created = [path for path in (_object_path(folder, digest) for digest in fresh) if not path.exists()]
     try:
@@ -346,7 +266,7 @@ def _sweep(folder: Path, snapshot: Snapshot) -> None:
     """Remove objects that the snapshot does not name, and files that a crash left half written; nothing else."""
     kept = {f"{digest}.safetensors" for digest in snapshot.object_digests}
     objects = folder / "objects"
-    with _as_storage_error("tidy", objects):
+    with as_storage_error("tidy", objects):
         unnamed = [path for path in objects.iterdir() if _OBJECT_NAME.fullmatch(path.name) and path.name not in kept]
         for path in (*unnamed, *objects.glob(".*.safetensors.*.part"), *folder.glob(".bank.json.*.part")):
             path.unlink(missing_ok=True)
@@ -357,21 +277,7 @@ def _only_writer(folder: Path) -> Iterator[None]:
     """Hold the lock of the bank in `folder`, waiting for it; the system frees it when its process ends, however it ends."""
     path = folder / ".lock"
     with contextlib.ExitStack() as stack:
-        with _as_storage_error("lock", path):
+        with as_storage_error("lock", path):
             folder.mkdir(parents=True, exist_ok=True)
             fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
         yield
-
-
-@contextlib.contextmanager
-def _as_storage_error(action: str, path: Path) -> Iterator[None]:
-    """Turn what the system says of a file into our error; a missing file stays FileNotFoundError when reading."""
-    try:
-        yield
-    except OSError as error:
-        if action == "read" and isinstance(error, FileNotFoundError):
-            raise
-        reason = (error.strerror or type(error).__name__).lower()
-        raise StorageError(
-            f"cannot {action} {path}: {reason}; let this user read and write the bank's folder, then run again"
-        ) from error

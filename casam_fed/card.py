@@ -12,7 +12,10 @@ from pydantic.dataclasses import dataclass
 from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.errors import ReleaseError
 
-__all__ = ["Card", "Label", "Slug", "bucketed", "card_json", "parse_card"]
+__all__ = ["MAX_RELEASE_BYTES", "Card", "Digest", "Label", "Slug", "bucketed", "card_json", "parse_card"]
+
+MAX_RELEASE_BYTES = 128 << 20
+"""The most that a release may have: some nine times that of a ViT backbone with three blocks."""
 
 Slug = Annotated[str, Field(pattern=NAME_PATTERN)]
 Label = Annotated[str, Field(pattern=r"^[\w &+./()-]{0,64}$")]

@@ -1,6 +1,7 @@
 """What a site tells of its test images: aggregates only. Needs no torch."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -9,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.config import STRICT
 
-__all__ = ["METRICS", "STRENGTH_EDGES", "RouteReport"]
+__all__ = ["METRICS", "STRENGTH_EDGES", "RouteReport", "withheld"]
 
 METRICS = ("iou", "dice", "boundary_iou", "boundary_iou_casam")
 
@@ -37,3 +38,16 @@ class RouteReport:
     chosen: Mapping[str, Count]
     strengths: tuple[Count, ...]
     decoded: Count
+
+
+def withheld(report: RouteReport, least: int) -> RouteReport:
+    """Return a report without groups of fewer than `least` images.
+
+    Histograms go, for their bins are small. Where only one group would go, the next smallest goes with it: otherwise its
+    size would be what is missing from the total (complementary suppression).
+    """
+    ordered = sorted(report.chosen.items(), key=lambda item: item[1])
+    hidden = sum(1 for _, count in ordered if count < least)
+    if hidden == 1:
+        hidden = 2
+    return replace(report, chosen=dict(sorted(ordered[hidden:])), strengths=(), decoded=0)

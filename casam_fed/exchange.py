@@ -7,12 +7,13 @@ beside, where bytes travel, arrays of dtype uint8; both are capped in size and c
 import io
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from casam_fed.card import Digest
 from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError
 from casam_fed.evaluation_report import RouteReport
@@ -43,20 +44,33 @@ EVALUATE_STAGE = "evaluate.stage"
 MAX_JSON_BYTES = 1 << 20
 
 
+Reason = Annotated[str, Field(pattern=r"^[ -~]{0,600}$")]
+
+
 @dataclass(frozen=True, config=STRICT)
 class Receipt:
-    """The aggregator's answer to a release."""
+    """The aggregator's answer to a release.
 
-    digest: str
-    outcome: str
-    sequence: int
+    Attributes:
+        digest: of the release.
+        outcome: admitted, quarantined (a person will look at it) or refused.
+        sequence: of its entry in the bank, once admitted.
+        code, reason: the refusal code (docs/reference/refusal-codes.md) and a sentence, printable ASCII.
+    """
+
+    digest: Digest
+    outcome: Literal["admitted", "quarantined", "refused"]
+    sequence: Annotated[int, Field(ge=0)] | None = None
+    code: Annotated[str, Field(pattern=r"^[A-Z0-9]{0,8}$")] = ""
+    reason: Reason = ""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Request:
     """What the aggregator asks for: which seed, and what the message kind needs beside it.
 
-    `snapshot` and `receipt` come with a sync; `last` asks an evaluation for the reports that only the last stage has.
+    `snapshot` and `receipt` come with a sync; a deployed aggregator sends the snapshot in a signed envelope. `last` asks an
+    evaluation for the reports that only the last stage has.
     """
 
     seed: int
@@ -80,10 +94,14 @@ class Hello:
 
 @dataclass(frozen=True, config=STRICT)
 class Submission:
-    """What accompanies a release: its digest, and seconds spent on each part of making it."""
+    """What accompanies a release: its digest, seconds spent on each part of making it, and its signed statement.
+
+    The statement is a DSSE envelope (casam_fed.audit.statement); a simulated site has no key and sends none.
+    """
 
     digest: str
     seconds: dict[str, float]
+    statement: Annotated[str, Field(max_length=64 << 10)] = ""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from casam_fed.errors import StorageError
 
-__all__ = ["cache_dir", "sha256_bytes", "sha256_file", "write_atomically"]
+__all__ = ["as_storage_error", "cache_dir", "sha256_bytes", "sha256_file", "write_atomically"]
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -23,15 +23,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write `data` to `path` so that a reader, a crash or a full disk never shows a part of it.
 
     The bytes go to a temporary file in the same folder, are flushed to disk and then renamed over `path`.
+    With `private` no other user may read them at any moment (mode 0600); otherwise the umask decides.
 
     Raises:
         StorageError: the disk is full, the folder cannot be written, or another I/O error; no partial file stays.
     """
-    with _as_storage_error(path):
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -39,13 +40,29 @@ def write_atomically(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            # mkstemp has made the file 0600: what is private is never widened, not even for a moment.
+            if not private:
+                os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             raise
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def as_storage_error(action: str, path: Path) -> Iterator[None]:
+    """Turn what the system says of a file into our error; a missing file stays FileNotFoundError when reading."""
+    try:
+        yield
+    except OSError as error:
+        if action == "read" and isinstance(error, FileNotFoundError):
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StorageError(
+            f"cannot {action} {path}: {reason}; let this user read and write the bank's folder, then run again"
+        ) from error
 
 
 def cache_dir() -> Path:
@@ -57,7 +74,7 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _as_storage_error(path: Path) -> Iterator[None]:
+def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

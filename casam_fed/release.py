@@ -18,14 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from casam_fed.alignment import expected_shapes
-from casam_fed.card import Card, card_json, parse_card
+from casam_fed.card import MAX_RELEASE_BYTES, Card, card_json, parse_card
 from casam_fed.errors import ReleaseError
 from casam_fed.files import sha256_bytes
 from casam_fed.routing.state import expected_router_shapes, router_state_from
 
-__all__ = ["MAX_RELEASE_BYTES", "Release", "pack", "parse"]
+__all__ = ["Release", "pack", "parse"]
 
-MAX_RELEASE_BYTES = 128 << 20
 _MAX_HEADER_BYTES = 1 << 20
 _ALIGNMENT = "alignment."
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}

@@ -5,20 +5,41 @@ aggregator gets a code.
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from casam_fed.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError
-from casam_fed.exchange import Request, decode_json, encode_json, unwrap_bytes, wrap_bytes
-from casam_fed.release import MAX_RELEASE_BYTES
-from site_client.site import Site
+from casam_fed.exchange import (
+    Hello,
+    Receipt,
+    Request,
+    StageReport,
+    Submission,
+    Synced,
+    decode_json,
+    encode_json,
+    unwrap_bytes,
+    wrap_bytes,
+)
 
-__all__ = ["SiteOf", "answer", "make_client_app", "payload_of"]
+__all__ = ["AnsweringSite", "SiteOf", "answer", "make_client_app", "payload_of"]
 
-SiteOf = Callable[[Context, int], Site]
+
+class AnsweringSite(Protocol):
+    """What handlers need of a site; `site_client.site.Site` is a simulated one, `DeployedSite` a real one."""
+
+    def hello(self) -> Hello: ...
+    def release(self) -> tuple[bytes, Submission]: ...
+    def receive(self, receipt: Receipt) -> None: ...
+    def sync(self, snapshot: bytes, objects: Mapping[str, bytes]) -> Synced: ...
+    def evaluate(self, last: bool) -> StageReport: ...
+
+
+SiteOf = Callable[[Context, int], AnsweringSite]
 """Finds the site that a Flower context stands for, for a seed."""
 
 log = logging.getLogger("site_client")
@@ -35,7 +56,7 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
     @app.train("submit")
     def submit(message: Message, context: Context) -> Message:
         def work(request: Request) -> RecordDict:
-            release, submission = site_of(context, request.seed).train()
+            release, submission = site_of(context, request.seed).release()
             array = Array("uint8", (len(release),), "numpy.ndarray", wrap_bytes(release))
             return RecordDict({**payload_of(submission), "arrays": ArrayRecord({"release": array})})
 

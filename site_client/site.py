@@ -19,7 +19,7 @@ import torch
 from casam_fed import __version__
 from casam_fed.backbone.background import background_of
 from casam_fed.backbone.model import Backbone, load_backbone
-from casam_fed.bank import LayerBank, Snapshot
+from casam_fed.bank import LayerBank
 from casam_fed.card import Card, bucketed
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import Dataset, open_dataset
@@ -34,6 +34,7 @@ from casam_fed.release import pack, parse
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
 from casam_fed.segmenter import Segmenter, bank_router
+from casam_fed.snapshot import Snapshot
 from casam_fed.task_data import TaskData, encode_task
 from casam_fed.training import Progress, train_alignment
 from site_client.overlays import draw_overlay
@@ -84,7 +85,7 @@ class Site:
             outbox=tuple(path.stem for path in sorted(self._outbox.glob("*.safetensors"))),
         )
 
-    def train(self) -> tuple[bytes, Submission]:
+    def release(self) -> tuple[bytes, Submission]:
         """Train alignment layer and routers and return the release; a release already in the outbox is returned as is.
 
         Raises:

@@ -11,8 +11,10 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
-from site_client.client_app import SiteOf, make_client_app
+from site_client.client_app import make_client_app
 from site_client.site import Site
+
+SiteOf = Callable[[Context, int], Site]
 
 # Flower's processes set this before an app runs; private, and used nowhere else.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
@@ -29,6 +31,7 @@ class LoopbackGrid:
         self.apps: dict[int, ClientApp] = {}
         self.sent: list[Message] = []
         self.received: list[Message] = []
+        self._waiting: dict[str, Message] = {}
         for node, site_of in enumerate(sites, start=1):
             found: SiteOf = lambda _context, seed, site_of=site_of: site_of(seed)  # noqa: E731
             self.apps[node] = make_client_app(found)
@@ -47,3 +50,14 @@ class LoopbackGrid:
             self.received.append(reply)
             replies.append(reply)
         return replies
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = list(messages)
+        for message in sent:
+            message.metadata.__dict__["_message_id"] = message.object_id
+        for reply in self.send_and_receive(sent):
+            self._waiting[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in sent]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self._waiting.pop(number) for number in message_ids if number in self._waiting]

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from aggregator.dialogue import bytes_of, meet, text_of
 from casam_fed.alignment import AlignmentLayer, alignment_layer_from
+from casam_fed.card import MAX_RELEASE_BYTES
 from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError, ReleaseError
 from casam_fed.exchange import decode_json, unwrap_bytes, wrap_bytes
 from casam_fed.fitting import adam, batch_at, fit, total_steps
-from casam_fed.release import MAX_RELEASE_BYTES
 from casam_fed.task_data import EncodedImage
-from site_client.client_app import SiteOf, answer, payload_of
+from site_client.client_app import answer, payload_of
 from site_client.site import Site
 
 __all__ = ["AVERAGE", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
@@ -91,7 +91,7 @@ def run_fedavg(
     return result
 
 
-def add_fedavg(app: ClientApp, site_of: SiteOf) -> None:
+def add_fedavg(app: ClientApp, site_of: Callable[[Context, int], Site]) -> None:
     """Let a simulated site's ClientApp take part in federated averaging."""
 
     @app.train("average")

@@ -131,7 +131,7 @@ def test_only_what_was_agreed_travels(streamed):
     """Nothing but the declared payloads goes up, and the only array is the release, equal to the entry in the bank."""
     allowed = {
         "query.hello": {"site", "task", "backbone_digest", "config_digest", "versions", "have", "outbox"},
-        "train.submit": {"digest", "seconds"},
+        "train.submit": {"digest", "seconds", "statement"},
         "query.sync": {"bank_digest", "have"},
         "evaluate.stage": {"zero_shot", "oracle", "gaussian", "vae", "without", "seconds"},
     }
@@ -173,7 +173,7 @@ def test_the_same_stream_gives_the_same_bank(streamed, mini_backbone, tmp_path):
 def test_embeddings_are_reused_across_runs(streamed, mini_backbone, tmp_path, cache):
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     site = Site(site_config("endoscopy"), METHOD, tmp_path, tmp_path / "site", 0, streamed.said.append)
-    site.train()
+    site.release()
     assert site.store.encoded == 0
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == before
 

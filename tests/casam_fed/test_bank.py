@@ -7,11 +7,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from casam_fed.bank import LayerBank, Snapshot
+from casam_fed.bank import LayerBank
 from casam_fed.errors import BankError, CasamError, ReleaseError, StorageError
 from casam_fed.files import sha256_bytes
 from casam_fed.release import parse
 from casam_fed.routing.gaussian import Background
+from casam_fed.snapshot import Snapshot
 
 from .releases import BACKBONE_DIGEST, BACKGROUND, CHANNELS, release_bytes
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from casam_fed.bank import Entry, LayerBank
+from casam_fed.bank import LayerBank
 from casam_fed.errors import StorageError
 from casam_fed.release import parse
+from casam_fed.snapshot import Entry
 
 from .releases import BACKBONE_DIGEST, BACKGROUND, release_bytes
 

@@ -24,7 +24,7 @@ REPORT = RouteReport(3, {"iou": 0.5}, {"a": 2, "unknown": 1}, (0, 3), 3)
 @pytest.mark.parametrize(
     "value",
     [
-        Request(3, "{}", Receipt("ab", "admitted", 0), last=True),
+        Request(3, "{}", Receipt("a" * 64, "admitted", 0), last=True),
         StageReport(REPORT, REPORT, REPORT, REPORT, {"a": {"vae": REPORT}}, 1.5),
     ],
 )

@@ -40,6 +40,27 @@ def test_the_umask_decides_who_may_read(tmp_path):
     assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
+def test_what_is_private_is_readable_by_its_owner_alone_from_the_first_moment(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "file").chmod(0o644)
+    modes = []
+    replace = os.replace
+
+    def look_before_replacing(source, target):
+        modes.append(os.stat(source).st_mode & 0o777)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "chmod", lambda *_: pytest.fail("the mode was changed"))
+    monkeypatch.setattr(os, "replace", look_before_replacing)
+    before = os.umask(0)
+    try:
+        write_atomically(tmp_path / "file", b"new", private=True)
+    finally:
+        os.umask(before)
+    assert [*modes, (tmp_path / "file").stat().st_mode & 0o777] == [0o600, 0o600]
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path):
     (tmp_path / "target").write_bytes(b"kept")
     (tmp_path / "link").symlink_to(tmp_path / "target")
