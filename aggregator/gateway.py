@@ -1,0 +1,596 @@
+"""The aggregator's only public port: passes what a SuperNode needs to the SuperLink on loopback, refuses the rest.
+
+Flower serves its fleet, control and runtime APIs on one port, and the holder of the CA certificate alone can list nodes or
+read logs through the last two. Here a request must be on a list to pass: its path, method, media type and every header.
+
+    python -m aggregator.gateway --listen HOST:PORT --upstream 127.0.0.1:PORT --ca FILE --certificate FILE --key FILE
+"""
+
+import argparse
+import asyncio
+import contextlib
+import mmap
+import re
+import resource
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from casam_fed.errors import ConfigError
+
+__all__ = ["Limits", "main", "make_gateway", "serve"]
+
+T = TypeVar("T")
+_Header = tuple[bytes, bytes]
+
+# flwr 1.41 asks for /v1/fleet/register-node and eleven more of that form; dots, percent signs and second slashes never.
+_FLEET_PATH = re.compile(rb"/v1/fleet(?:/[a-z0-9-]{1,64}){1,4}")
+_HEALTH_PATH = b"/health"
+_MEDIA_TYPE = b"application/protobuf"
+
+# What flwr 1.41 reads of a fleet request: node_auth_http_interceptor.py and interceptors/http/runtime_version.py.
+_REQUEST_HEADERS = frozenset(
+    {
+        b"accept",
+        b"content-type",
+        b"flwr-component-name",
+        b"flwr-package-name",
+        b"flwr-package-version",
+        b"flwr-public-key",
+        b"flwr-signature",
+        b"flwr-timestamp",
+    }
+)
+_RESPONSE_HEADERS = frozenset(
+    {b"content-length", b"content-type", b"flwr-version-incompatibility-message", b"retry-after"}
+)
+
+# A body up to this size takes nothing from the budget, so heartbeats pass while large bodies wait for each other. uvicorn
+# holds as much for every connection anyway, and the number of connections is limited.
+_FREE_BYTES = 64 << 10
+_CHUNK_BYTES = 256 << 10
+_LINES_PER_MINUTE = 60
+_SHOWN_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one client, and all of them together, may take.
+
+    A SuperNode's largest request is one chunk of an array, 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE) and a few hundred
+    bytes around it, however large the release: `body_bytes` is three of them. `total_bytes` holds 25 such chunks, more
+    than the SuperLink takes in a tenth of a second; a site pushes two at once, and others wait their turn.
+    """
+
+    body_bytes: int = 16 << 20
+    total_bytes: int = 128 << 20
+    # A hundred sites use four each: two objects pushed at once, a poll and a heartbeat. Each may cost 1 MB beside the body.
+    connections: int = 500
+    # A SuperNode waits 30 s for an answer: refusing it earlier lets it read why, and try again.
+    queue_s: float = 20.0
+    upstream_s: float = 60.0
+    head_s: float = 10.0
+    # A client may stand still for `stall_s`, and earns that time back with `bytes_per_s`: it can never save up more.
+    stall_s: float = 20.0
+    bytes_per_s: int = 16 << 10
+    # A client that is still sending when it is refused reads the answer only if the connection stays open for a moment.
+    linger_s: float = 2.0
+    idle_s: int = 30
+    shutdown_s: float = 2.0
+
+
+class _Refusal(Exception):  # noqa: N818
+    """A request that is answered here; the reason is for our log, the text for the client."""
+
+    def __init__(self, status: int, text: str, reason: str, retry_s: int | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.text, self.reason, self.retry_s = status, text, reason, retry_s
+
+
+class _Gone(Exception):  # noqa: N818
+    """The client has left, or was cut off; nobody is there to read an answer."""
+
+
+class _RefusalLog:
+    """One line a refused request on stderr, and a limit, so that a flood of requests cannot fill the disk."""
+
+    def __init__(self) -> None:
+        self._since, self._lines, self._left_out = 0.0, 0, 0
+
+    def write(self, path: bytes, reason: str, client: tuple[str, int] | None) -> None:
+        now = time.monotonic()
+        if now - self._since >= 60:
+            if self._left_out:
+                print(f"gateway: refused {self._left_out} more, not shown", file=sys.stderr, flush=True)
+            self._since, self._lines, self._left_out = now, 0, 0
+        if self._lines == _LINES_PER_MINUTE:
+            self._left_out += 1
+            return
+        self._lines += 1
+        shown = path[:_SHOWN_CHARACTERS].decode("latin-1").encode("unicode_escape").decode("ascii")[:_SHOWN_CHARACTERS]
+        address = f"{client[0]}:{client[1]}" if client else "unknown"
+        print(f"gateway: refused {shown} from {address}: {reason}", file=sys.stderr, flush=True)
+
+
+# A process has one stderr.
+_refusals = _RefusalLog()
+
+
+class _Budget:
+    """Bytes that all bodies in flight share, granted in the order of asking."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @contextlib.asynccontextmanager
+    async def hold(self, size: int, patience_s: float) -> AsyncIterator[None]:
+        """Hold `size` bytes.
+
+        Raises:
+            TimeoutError: others held them for longer than `patience_s`.
+        """
+        await self._take(size, patience_s)
+        try:
+            yield
+        finally:
+            self._give(size)
+
+    async def _take(self, size: int, patience_s: float) -> None:
+        granted = asyncio.get_running_loop().create_future()
+        self._waiting.append((size, granted))
+        self._give(0)
+        try:
+            async with asyncio.timeout(patience_s):
+                await granted
+        except BaseException:
+            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
+            self._give(size if granted.done() and not granted.cancelled() else 0)
+            raise
+
+    def _give(self, size: int) -> None:
+        self._free += size
+        while self._waiting:
+            wanted, granted = self._waiting[0]
+            if not granted.done():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                granted.set_result(None)
+            self._waiting.popleft()
+
+
+class _Pace:
+    """Time that a client may let us wait: it starts with `stall_s` and earns more only by moving bytes."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._credit = limits, limits.stall_s
+
+    async def wait(self, step: Awaitable[T]) -> T:
+        """Await one step of the client.
+
+        Raises:
+            TimeoutError: the client has used up its time.
+        """
+        started = time.monotonic()
+        async with asyncio.timeout(self._credit):
+            result = await step
+        self._credit -= time.monotonic() - started
+        return result
+
+    def earn(self, size: int) -> None:
+        self._credit = min(self._limits.stall_s, self._credit + size / self._limits.bytes_per_s)
+
+
+class _Gateway:
+    """The ASGI application behind the port.
+
+    Bodies are read whole before the SuperLink hears of them, in memory that `Limits` bounds: a client that sends slowly or
+    stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are streamed.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, limits: Limits) -> None:
+        self._client, self._limits = client, limits
+        self._budget = _Budget(limits.total_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            _refusals.write(scope.get("raw_path", b""), "not a plain request", scope.get("client"))
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        try:
+            await self._pass_on(scope, receive, send)
+        except _Refusal as refusal:
+            _refusals.write(_target(scope), refusal.reason, scope["client"])
+            with contextlib.suppress(TimeoutError):
+                await _Pace(self._limits).wait(_answer(refusal, receive, send, self._limits.linger_s))
+        except _Gone:
+            if cut := scope.get("state", {}).get("cut"):
+                cut()
+                # Until uvicorn has heard of it, returning without an answer would be a defect in its eyes.
+                await _leaving(receive)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = _expected_size(scope, self._limits)
+        held = self._budget.hold(size, self._limits.queue_s) if size > _FREE_BYTES else contextlib.nullcontext()
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(held)
+            except TimeoutError as error:
+                text = "The gateway is busy with other sites; try again."
+                raise _Refusal(503, text, "no room for the body within the time", retry_s=5) from error
+            body = await self._read_body(receive, size)
+            await _unless_gone(self._exchange(scope, body, send), receive)
+
+    async def _read_body(self, receive: Receive, size: int) -> memoryview:
+        body, used, pace, more = _room(size), 0, _Pace(self._limits), True
+        while more:
+            try:
+                message = await pace.wait(receive())
+            except TimeoutError as error:
+                # 408 would be the word for it, but a SuperNode tries again only after 502, 503 and 504.
+                raise _Refusal(503, "The body came too slowly; try again.", "body too slow", retry_s=5) from error
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            chunk, more = message.get("body", b""), message.get("more_body", False)
+            pace.earn(len(chunk))
+            if used + len(chunk) > size:
+                raise _too_large(self._limits, "chunked body over the limit")
+            body[used : used + len(chunk)] = chunk
+            used += len(chunk)
+        return body[:used]
+
+    async def _exchange(self, scope: Scope, body: memoryview, send: Send) -> None:
+        """Ask the SuperLink and stream its answer back."""
+        headers = [(name, value) for name, value in scope["headers"] if name in _REQUEST_HEADERS]
+        if scope["method"] == "POST":
+            headers.append((b"content-length", str(len(body)).encode("ascii")))
+        request = self._client.build_request(
+            scope["method"], scope["raw_path"].decode("ascii"), headers=headers, content=_chunks(body)
+        )
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.ReadTimeout as error:
+            raise _Refusal(504, "The SuperLink did not answer in time; try again.", "SuperLink too slow") from error
+        except httpx.TransportError as error:
+            reason = f"SuperLink not reachable ({type(error).__name__})"
+            raise _Refusal(503, "The SuperLink is not reachable; try again.", reason, retry_s=5) from error
+        try:
+            await self._stream(response, send)
+        except (httpx.TransportError, TimeoutError) as error:
+            raise _Gone from error
+        finally:
+            await response.aclose()
+
+    async def _stream(self, response: httpx.Response, send: Send) -> None:
+        pace = _Pace(self._limits)
+        headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() in _RESPONSE_HEADERS]
+        await pace.wait(send({"type": "http.response.start", "status": response.status_code, "headers": headers}))
+        async for chunk in response.aiter_raw():
+            await pace.wait(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+            pace.earn(len(chunk))
+        await pace.wait(send({"type": "http.response.body", "body": b"", "more_body": False}))
+
+
+def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
+    """Return the gateway to the SuperLink at `upstream`, HOST:PORT, whose certificate must be signed by `ca`.
+
+    Raises:
+        ConfigError: the CA's certificate cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:
+        raise ConfigError(f"cannot read the CA certificate {ca}: {_reason(error)}; give a PEM file") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    client = httpx.AsyncClient(
+        base_url=f"https://{upstream}",
+        verify=context,
+        # A proxy of the environment would see what is meant for loopback.
+        trust_env=False,
+        headers={"accept-encoding": "identity"},
+        # Each connection of ours may wait for the SuperLink at the same time. The SuperLink drops idle ones after 5 s:
+        # leaving earlier means never sending into one that it is about to drop.
+        limits=httpx.Limits(max_connections=limits.connections, max_keepalive_connections=256, keepalive_expiry=2.0),
+        timeout=httpx.Timeout(limits.upstream_s, connect=5.0, pool=limits.queue_s),
+    )
+    # httpx names itself and its version unless told otherwise.
+    del client.headers["user-agent"]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    app = Starlette(lifespan=lifespan)
+    # Starlette's routes match the decoded path, from which nobody can tell any more what was asked for.
+    app.router.default = _Gateway(client, limits)
+    return app
+
+
+def serve(listen: str, upstream: str, ca: Path, certificate: Path, key: Path, limits: Limits) -> None:
+    """Run the gateway until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: an address or file is wrong, or the port is in use.
+    """
+    # Before uvicorn takes over and after it hands back, the same signals end the process with exit code 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    app = make_gateway(upstream, ca, limits)
+    context = _server_context(certificate, key)
+    _allow_open_files(2 * limits.connections + 100)
+    config = uvicorn.Config(
+        app,
+        # httptools would hide absolute-form targets from us and read headers without end.
+        http=cast(Any, partial(_GuardedProtocol, limits=limits)),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        ssl_context_factory=lambda _config, _default: context,
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=limits.idle_s,
+        timeout_graceful_shutdown=int(limits.shutdown_s) + 1,
+    )
+    with _bind(listen) as bound:
+        host, port = bound.getsockname()[:2]
+        print(f"gateway: listening on {host}:{port} for the SuperLink at {upstream}", file=sys.stderr, flush=True)
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the command line, run the gateway, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m aggregator.gateway", description="The aggregator's public port.")
+    parser.add_argument("--listen", required=True, metavar="HOST:PORT", help="where sites connect")
+    parser.add_argument("--upstream", required=True, metavar="HOST:PORT", help="where the SuperLink listens")
+    parser.add_argument("--ca", required=True, type=Path, help="certificate that signed the SuperLink's (PEM)")
+    parser.add_argument("--certificate", required=True, type=Path, help="certificate shown to sites (PEM)")
+    parser.add_argument("--key", required=True, type=Path, help="its private key (PEM, no passphrase)")
+    given = parser.parse_args(arguments)
+    try:
+        serve(given.listen, given.upstream, given.ca, given.certificate, given.key, Limits())
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+class _GuardedProtocol(H11Protocol):
+    """uvicorn's protocol with what it lacks: limits on connections and on the time that a request's head may take."""
+
+    def __init__(self, *arguments: Any, limits: Limits, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._limits = limits
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, "cut": transport.abort}
+        if len(self.connections) > self._limits.connections:
+            _refusals.write(b"-", "too many connections", self.client)
+            transport.abort()
+            return
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        # What still comes on a connection that is being closed is nobody's.
+        if not self.transport.is_closing():
+            super().data_received(data)
+            self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            # A client that does not take part in the end of TLS would keep the connection for 30 s.
+            self.loop.call_later(self._limits.linger_s, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        _refusals.write(b"-", "not HTTP", self.client)
+        if self._between_requests():
+            super().send_400_response(msg)
+            self.loop.call_later(self._limits.linger_s, self.transport.abort)
+        else:
+            # A broken body under a request that is being worked on: the answer to that may have begun already.
+            self.transport.abort()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.loop.call_later(self._limits.shutdown_s, self.transport.abort)
+
+    def _between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch_head(self) -> None:
+        if not self._between_requests():
+            self._stop_watching()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_s, self._head_too_slow)
+
+    def _stop_watching(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._between_requests():
+            _refusals.write(b"-", "head too slow", self.client)
+            self.transport.abort()
+
+
+def _target(scope: Scope) -> bytes:
+    query: bytes = scope["query_string"]
+    path: bytes = scope["raw_path"]
+    return path + b"?" + query if query else path
+
+
+def _forbidden(reason: str) -> _Refusal:
+    return _Refusal(403, "Only the fleet API of the SuperLink is served here.", reason)
+
+
+def _too_large(limits: Limits, reason: str) -> _Refusal:
+    return _Refusal(413, f"A body of more than {limits.body_bytes:,} bytes is not accepted.", reason)
+
+
+def _expected_size(scope: Scope, limits: Limits) -> int:
+    """Check everything that is known before the body, and return how many bytes the body may need.
+
+    Raises:
+        _Refusal: the request is not one that a SuperNode sends.
+    """
+    path, method, headers = scope["raw_path"], scope["method"], scope["headers"]
+    if not (path == _HEALTH_PATH or _FLEET_PATH.fullmatch(path)):
+        raise _forbidden("path not on the list")
+    if scope["query_string"]:
+        raise _forbidden("query string")
+    if method != ("GET" if path == _HEALTH_PATH else "POST"):
+        raise _forbidden("method not on the list")
+    names = [name for name, _ in headers]
+    if b"upgrade" in names:
+        raise _forbidden("upgrade")
+    if any(names.count(name) > 1 for name in (*_REQUEST_HEADERS, b"host", b"content-length", b"transfer-encoding")):
+        raise _forbidden("header given twice")
+    values = dict(headers)
+    if b"content-length" in values and b"transfer-encoding" in values:
+        # Two lengths for one body are how requests are smuggled past a gateway (RFC 9112, section 6.3).
+        raise _forbidden("two lengths")
+    if b"transfer-encoding" in values:
+        size = limits.body_bytes
+    elif (size := int(values.get(b"content-length", b"0"))) > limits.body_bytes:
+        raise _too_large(limits, f"announced {size} bytes")
+    if method == "GET" and size:
+        raise _forbidden("body on a GET")
+    if method == "POST" and values.get(b"content-type") != _MEDIA_TYPE:
+        raise _forbidden("media type not on the list")
+    return size
+
+
+async def _answer(refusal: _Refusal, receive: Receive, send: Send, linger_s: float) -> None:
+    """Tell the client why, read and forget for a moment what it still sends, then close the connection."""
+    text = (refusal.text + "\n").encode("ascii")
+    headers: list[_Header] = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode("ascii")),
+        (b"connection", b"close"),
+    ]
+    if refusal.retry_s is not None:
+        headers.append((b"retry-after", str(refusal.retry_s).encode("ascii")))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": text, "more_body": True})
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(linger_s):
+            while (await receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _unless_gone(exchange: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run the exchange, and give it up when the client leaves: nobody would read the answer.
+
+    Raises:
+        _Gone: the client left first.
+    """
+
+    tasks = (asyncio.create_task(exchange), asyncio.create_task(_leaving(receive)))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise _Gone
+        tasks[0].result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _leaving(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _room(size: int) -> memoryview:
+    # Memory of its own mapping goes back to the system at once; after a hundred bodies malloc kept half a gigabyte.
+    return memoryview(mmap.mmap(-1, size) if size > _FREE_BYTES else bytearray(size))
+
+
+async def _chunks(body: memoryview) -> AsyncIterator[bytes]:
+    # In one piece the body would be in memory three times: as bytes, encrypted, and in the transport.
+    for start in range(0, len(body), _CHUNK_BYTES):
+        yield bytes(body[start : start + _CHUNK_BYTES])
+
+
+def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        # Without a password OpenSSL would ask the terminal for that of an encrypted key, and wait.
+        context.load_cert_chain(certificate, key, password="")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}; "
+            "give a PEM certificate and its key without passphrase"
+        ) from error
+    return context
+
+
+def _bind(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"cannot listen on '{listen}'; give --listen as HOST:PORT, such as 0.0.0.0:9092")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with contextlib.ExitStack() as stack:
+            bound = stack.enter_context(socket.socket(family, kind, protocol))
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            # From here on clients queue, also before uvicorn is ready.
+            bound.listen(2048)
+            stack.pop_all()
+    except OSError as error:
+        mend = "end the program that uses the port or give another --listen"
+        raise ConfigError(f"cannot listen on port {port} of {host}: {_reason(error)}; {mend}") from error
+    return bound
+
+
+def _allow_open_files(wanted: int) -> None:
+    """A request needs two connections; many systems allow a process 1,024 (256 on macOS) unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
