@@ -9,7 +9,7 @@ from casam_fed.card import Label, Slug
 from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.data.dataset import DataConfig
 
-__all__ = ["SiteConfig"]
+__all__ = ["SiteConfig", "SiteSettings"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -25,3 +25,29 @@ class SiteConfig:
     def task_name(self) -> str:
         """The task's name."""
         return self.task or self.name
+
+
+@dataclass(frozen=True, config=STRICT)
+class SiteSettings:
+    """site.yaml of a deployed site.
+
+    Attributes:
+        name, data, task, modality: as in `SiteConfig`; relative data paths start at the site's folder.
+        seed: of training and calibration.
+        device, threads: of this machine; the rest of the method comes with the welcome.
+        minimum_images: scores and counts over fewer test images stay here.
+    """
+
+    name: Slug
+    data: DataConfig
+    task: Annotated[str, Field(pattern=NAME_PATTERN + "|^$")] = ""
+    modality: Label = ""
+    seed: int = 0
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    minimum_images: Annotated[int, Field(ge=1)] = 10
+
+    @property
+    def site(self) -> SiteConfig:
+        """The part that a simulated site has too."""
+        return SiteConfig(self.name, self.data, self.task, self.modality)

@@ -1,0 +1,1 @@
+"""The components of a delivery, as Flower finds them."""

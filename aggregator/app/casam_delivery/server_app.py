@@ -1,0 +1,5 @@
+"""The aggregator's half of a delivery."""
+
+from aggregator.server_app import make_delivery_app
+
+app = make_delivery_app()

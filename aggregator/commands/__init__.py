@@ -1,0 +1,1 @@
+"""The commands of `casam-aggregator`, one module per concern."""

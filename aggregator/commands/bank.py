@@ -1,0 +1,151 @@
+"""`casam-aggregator bank`: what the bank holds, and the decisions behind it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aggregator.commands.folder import folder_argument
+from aggregator.home import Home
+from casam_fed.command_line import confirmed
+from casam_fed.errors import BankError
+from casam_fed.snapshot import read_snapshot
+
+if TYPE_CHECKING:
+    from casam_fed.routing.overlap import OverlapTable
+
+__all__ = ["bank"]
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def bank() -> None:
+    """List, show, verify, accept and retire entries of the bank."""
+
+
+@bank.command("list")
+@folder_argument
+@_json_option
+def list_command(folder: Path, as_json: bool) -> None:
+    """Show all entries, and the releases that wait for a person."""
+    from aggregator.decisions import Decisions
+
+    home = Home(folder)
+    snapshot = read_snapshot(home.bank)
+    waiting = [record for record in Decisions(home).records() if record.outcome == "quarantined"]
+    if as_json:
+        entries = [asdict(entry) for entry in snapshot.entries]
+        held = [
+            {"site": r.site, "task": r.task, "digest": r.digest, "code": r.code, "reason": r.reason} for r in waiting
+        ]
+        click.echo(json.dumps({"digest": snapshot.digest, "entries": entries, "quarantined": held}, indent=1))
+        return
+    click.echo(f"bank {snapshot.digest}, backbone {snapshot.backbone}")
+    for entry in snapshot.entries:
+        click.echo(
+            f"{entry.sequence:4} {entry.status:8} {entry.task:24} {entry.site:24} {entry.bytes:12,} B  {entry.digest[:16]}"
+        )
+    for record in waiting:
+        click.echo(f"   - {record.code:8} {record.task:24} {record.site:24} {record.digest[:16]}  {record.reason}")
+    if waiting:
+        click.echo(f"Waiting for you: casam-aggregator bank show {folder} TASK, then bank accept or leave it.")
+
+
+@bank.command("show")
+@folder_argument
+@click.argument("task")
+@_json_option
+def show_command(folder: Path, task: str, as_json: bool) -> None:
+    """Show a task: its card, its decision, and what its router takes from others (the overlap table)."""
+    from aggregator.decisions import Decisions
+    from casam_fed.bank import LayerBank
+    from casam_fed.routing.overlap import OverlapTable
+
+    home = Home(folder)
+    decisions = Decisions(home)
+    known = [record for record in decisions.records() if record.task == task and record.outcome != "refused"]
+    if not known:
+        raise BankError(f"nothing is known of a task {task}; casam-aggregator bank list {folder} shows all")
+    record = known[-1]
+    card = asdict(LayerBank(home.bank).load(task).card) if _in_force(home.bank, task) else None
+    table = OverlapTable.from_json(record.overlap) if record.overlap else None
+    if as_json:
+        overlap = json.loads(record.overlap) if record.overlap else None
+        click.echo(json.dumps({"record": asdict(record) | {"overlap": overlap}, "card": card}, indent=1))
+        return
+    click.echo(f"{task} of {record.site}: {record.outcome} {record.code}, {record.time}\n  {record.reason}")
+    click.echo(f"  release {record.digest}")
+    if card is not None:
+        for name in ("modality", "classes", "unit", "images", "patients", "backbone", "seed"):
+            click.echo(f"  {name:9} {card[name]}")
+    if table is not None:
+        click.echo(_overlap(table))
+
+
+@bank.command("verify")
+@folder_argument
+@_json_option
+def verify_command(folder: Path, as_json: bool) -> None:
+    """Read every object of the bank, check its digest, its form and its entry, and say what was found."""
+    from aggregator.decisions import Decisions
+    from casam_fed.bank import LayerBank
+
+    home = Home(folder)
+    bank = LayerBank(home.bank)
+    for entry in bank.entries():
+        bank.load(entry.task)
+    admitted = {record.digest for record in Decisions(home).records() if record.outcome == "admitted"}
+    if unknown := [entry.task for entry in bank.snapshot().entries if entry.digest not in admitted]:
+        raise BankError(
+            f"no decision is on record for {', '.join(unknown)}; somebody put it into the bank by another way"
+        )
+    facts = {"digest": bank.snapshot().digest, "entries": len(bank.entries()), "verified": True}
+    click.echo(json.dumps(facts) if as_json else f"{len(bank.entries())} entries verified, bank {facts['digest']}")
+
+
+@bank.command("retire")
+@folder_argument
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def retire_command(folder: Path, task: str, yes: bool) -> None:
+    """Withdraw a task: its release leaves the bank for good, no other entry changes by one bit."""
+    from casam_fed.bank import LayerBank
+
+    bank = LayerBank(Home(folder).bank)
+    bank.load(task)
+    if not yes and not confirmed(f"Retire {task}? Its release is deleted here, and at every site at its next sync."):
+        raise click.Abort
+    entry = bank.retire(task)
+    click.echo(f"{task} (entry {entry.sequence}) is retired; bank {bank.snapshot().digest}")
+
+
+@bank.command("accept")
+@folder_argument
+@click.argument("task")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def accept_command(folder: Path, task: str, yes: bool) -> None:
+    """Admit a release that waits in quarantine, after a look at its overlap table (bank show)."""
+    from aggregator.decisions import Decisions
+
+    decisions = Decisions(Home(folder))
+    if not yes and not confirmed(f"Admit the quarantined release of {task}?"):
+        raise click.Abort
+    record = decisions.accept(task)
+    click.echo(f"{task} is entry {record.sequence} now; {record.site} hears of it at its next sync.")
+
+
+def _in_force(folder: Path, task: str) -> bool:
+
+    return any(entry.task == task for entry in read_snapshot(folder).active)
+
+
+def _overlap(table: "OverlapTable") -> str:
+    lines = [f"  what the router of {table.candidate} takes ({table.samples} samples a task):"]
+    for kind, overlap in table.kinds.items():
+        lines += [f"    {kind:9} {source:32} {share:6.1%}" for source, share in overlap.claimed.items()]
+        lines += [f"    {kind:9} of its own, {source:21} {share:6.1%}" for source, share in overlap.own.items()]
+        lines.append(f"    {kind:9} of its own, unknown {'':13} {overlap.unknown:6.1%}")
+    return "\n".join(lines)

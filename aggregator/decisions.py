@@ -1,0 +1,203 @@
+"""What was decided about each release, on disk: one record per site and release, kept for good, and what is quarantined.
+
+    admissions/SITE/DIGEST.json          outcome, code, reason, statement and overlap table
+    quarantine/SITE/DIGEST.safetensors   a release that waits for a person
+
+The bank is written before the record that speaks of it. After a crash between the two the site, which has no receipt yet,
+offers its release again and is told of the entry that it has.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from safetensors.torch import load_file
+
+from aggregator.admission import Decision, EnrolledSite, Limits, Standing, examine
+from aggregator.home import Home
+from aggregator.sites import read_sites
+from casam_fed.bank import LayerBank
+from casam_fed.card import Digest, Slug
+from casam_fed.config import STRICT
+from casam_fed.errors import BankError
+from casam_fed.exchange import Reason, Receipt
+from casam_fed.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
+from casam_fed.release import parse
+from casam_fed.routing.state import router_state_from
+
+__all__ = ["Decisions", "Record"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Record:
+    """One decision.
+
+    Attributes:
+        digest, site, task: of the release; `task` is empty where it could not be read.
+        outcome, code, reason: as the site was told.
+        sequence: of the entry, once admitted.
+        time: UTC, when it was decided.
+        statement: the signed envelope as it came, ASCII; empty where it was not even that.
+        overlap: JSON of the router's overlap table, or empty.
+        accepted: UTC, when a person let it out of quarantine.
+    """
+
+    digest: Digest
+    site: Slug
+    task: str
+    outcome: Literal["admitted", "quarantined", "refused"]
+    code: str
+    reason: Reason
+    time: str
+    sequence: int | None = None
+    statement: str = ""
+    overlap: str = ""
+    accepted: str = ""
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the site is told."""
+        return Receipt(self.digest, self.outcome, self.sequence, self.code, self.reason)
+
+
+class Decisions:
+    """Decides about releases and remembers it."""
+
+    def __init__(self, home: Home) -> None:
+        """Work in the folder of an aggregator."""
+        self.home = home
+
+    def is_decided(self, digest: str, site: str) -> bool:
+        """Return whether this site's release is in the bank or in quarantine; one refused may be offered again."""
+        return self._path(site, digest).exists() and self.record(site, digest).outcome != "refused"
+
+    def receipt(self, outbox: Sequence[str], site: str) -> Receipt | None:
+        """Return the decision about the newest release of a site's outbox, once there is one."""
+        if not outbox or not self._path(site, outbox[-1]).exists():
+            return None
+        return self.record(site, outbox[-1]).receipt
+
+    def record(self, site: str, digest: str) -> Record:
+        """Return a decision.
+
+        Raises:
+            BankError: there is none, or its file is damaged.
+        """
+        path = self._path(site, digest)
+        try:
+            with as_storage_error("read", path):
+                record: Record = TypeAdapter(Record).validate_json(path.read_bytes())
+        except (ValidationError, FileNotFoundError) as error:
+            raise BankError(f"{path} is missing or damaged; restore it from a copy") from error
+        return record
+
+    def records(self) -> list[Record]:
+        """Return all decisions, the oldest first.
+
+        Raises:
+            BankError: a file is damaged.
+        """
+        found = [self.record(path.parent.name, path.stem) for path in self.home.admissions.glob("*/*.json")]
+        return sorted(found, key=lambda record: (record.time, record.digest))
+
+    def decide(self, data: bytes, envelope: bytes, site: str) -> Receipt:
+        """Examine a release, carry out what is decided, and return what the site is told.
+
+        Raises:
+            BankError, StorageError: the aggregator's own files are not in order or the disk is full; nothing is decided.
+        """
+        bank = LayerBank(self.home.bank)
+        decision = examine(data, envelope, site, self._standing(bank))
+        digest = sha256_bytes(data)
+        sequence = None
+        if decision.outcome == "quarantined":
+            write_atomically(self._quarantined(site, digest), data)
+        elif decision.outcome == "admitted":
+            sequence = decision.entry.sequence if decision.entry else bank.admit(parse(data)).sequence
+        record = _record(digest, site, decision, envelope, sequence)
+        self._write(record)
+        return record.receipt
+
+    def accept(self, task: str) -> Record:
+        """Admit a quarantined release, because a person has looked at it.
+
+        Raises:
+            BankError: none waits for that task, or the bank refuses it.
+            StorageError: the disk is full or cannot be written.
+        """
+        waiting = [record for record in self.records() if record.outcome == "quarantined" and record.task == task]
+        if not waiting:
+            raise BankError(
+                f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
+            )
+        old = waiting[-1]
+        path = self._quarantined(old.site, old.digest)
+        with as_storage_error("read", path):
+            release = parse(path.read_bytes())
+        if release.digest != old.digest:
+            raise BankError(f"{path} is not the release that was quarantined; let the site send it again")
+        sequence = LayerBank(self.home.bank).admit(release).sequence
+        record = replace(old, outcome="admitted", sequence=sequence, accepted=_now(), reason="accepted by the operator")
+        self._write(record)
+        path.unlink(missing_ok=True)
+        return record
+
+    def _standing(self, bank: LayerBank) -> Standing:
+        config = self.home.config
+        return Standing(
+            federation=config.federation,
+            app=sha256_file(self.home.app),
+            backbone=bank.snapshot().backbone,
+            backbone_digest=bank.snapshot().backbone_digest,
+            background=bank.background,
+            probes=load_file(self.home.probes),
+            sites=_enrolled(self.home.sites),
+            entries=bank.snapshot().entries,
+            routers={entry.task: router_state_from(bank.load(entry.task).router) for entry in bank.entries()},
+            limits=Limits(images=config.minimum_images),
+        )
+
+    def _path(self, site: str, digest: str) -> Path:
+        return self.home.admissions / site / f"{digest}.json"
+
+    def _quarantined(self, site: str, digest: str) -> Path:
+        return self.home.quarantine / site / f"{digest}.safetensors"
+
+    def _write(self, record: Record) -> None:
+        plain: Any = TypeAdapter(Record).dump_python(record, mode="json")
+        write_atomically(self._path(record.site, record.digest), json.dumps(plain, indent=1).encode())
+
+
+def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequence: int | None) -> Record:
+    statement = decision.statement
+    return Record(
+        digest=digest,
+        site=site,
+        task=statement.task if statement else "",
+        outcome=decision.outcome,
+        code=decision.code,
+        reason=decision.sentence,
+        time=_now(),
+        sequence=sequence,
+        statement=envelope.decode("ascii") if statement else "",
+        overlap=decision.overlap.to_json() if decision.overlap else "",
+    )
+
+
+def _enrolled(folder: Path) -> Mapping[str, EnrolledSite]:
+    return {
+        name: EnrolledSite(
+            keys={pair.fingerprint: pair.public for pair in record.keys if not pair.ended},
+            revoked=frozenset(pair.fingerprint for pair in record.keys if pair.ended),
+        )
+        for name, record in read_sites(folder).items()
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,215 @@
+"""One delivery: meet the sites that are online, take the releases they offer, decide, and bring each site to the bank.
+
+A site that fails costs only its own part: it is reported with its error and asked again in a later run. Everything is
+keyed by digests, so that a run that was killed at any point is simply done again.
+"""
+
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from aggregator.dialogue import Dialogue, bytes_of, text_of
+from aggregator.home import Home
+from casam_fed.audit.snapshot import sign_snapshot
+from casam_fed.errors import CasamError, ExchangeError
+from casam_fed.exchange import (
+    EVALUATE_STAGE,
+    HELLO,
+    SUBMIT,
+    SYNC,
+    Hello,
+    Request,
+    StageReport,
+    Submission,
+    Synced,
+    decode_json,
+    encode_json,
+)
+from casam_fed.files import write_atomically
+from casam_fed.snapshot import read_snapshot
+
+if TYPE_CHECKING:
+    from casam_fed.bank import LayerBank
+
+__all__ = ["Result", "deliver", "evaluate", "plain"]
+
+_AT_ONCE = 4
+"""Sites asked at the same time: what they send is held in memory, some 14 MB each."""
+
+_PORTION_BYTES = 32 << 20
+"""Objects sent to a site in one message; a site that lacks more gets several."""
+
+_HELLO_S, _TRANSFER_S, _EVALUATE_S = 45.0, 300.0, 3600.0
+
+
+@dataclass
+class Result:
+    """What a run came to for one site: `error` is empty if all went well, `bank` the digest that the site holds now."""
+
+    bank: str = ""
+    admitted: str = ""
+    error: str = ""
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass
+class _Delivery:
+    """A run in progress."""
+
+    dialogue: Dialogue
+    home: Home
+    say: Callable[[str], None]
+    results: dict[str, Result]
+    hellos: dict[str, Hello] = field(default_factory=dict)
+
+    def fail(self, site: str, error: Exception) -> None:
+        self.results[site].error = str(error)
+        self.say(f"{site}: {error}")
+
+    def answers(
+        self,
+        kind: str,
+        requests: Mapping[str, Request],
+        timeout: float,
+        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
+    ) -> Iterator[tuple[str, RecordDict]]:
+        """Ask all sites at once and yield the answers; sites that give none are failed."""
+        for site, answer in self.dialogue.try_to_ask(kind, requests, arrays, timeout).items():
+            if isinstance(answer, ExchangeError):
+                self.fail(site, answer)
+            else:
+                yield site, answer
+
+    def good(self) -> list[str]:
+        return [site for site in self.hellos if not self.results[site].error]
+
+
+def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Result]:
+    """Run one delivery with the sites that are online (name -> Flower's node, by the key that each was enrolled with).
+
+    Raises:
+        BankError, StorageError, KeyFileError: the aggregator itself is not in order; no site is at fault.
+    """
+    # torch takes seconds to import, and the sites take seconds to answer: both at once.
+    threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
+    run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
+    _meet(run)
+    for sites in _batches(run.good()):
+        _take(run, sites)
+    for sites in _batches(run.good()):
+        _bring(run, sites)
+    return run.results
+
+
+def evaluate(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Result]:
+    """Ask sites for their aggregate scores under the bank they hold, and keep what they tell.
+
+    Raises:
+        BankError, StorageError: the aggregator itself is not in order.
+    """
+    run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
+    bank = read_snapshot(home.bank).digest
+    requests = dict.fromkeys(nodes, Request(0))
+    for site, answer in run.answers(EVALUATE_STAGE, requests, _EVALUATE_S):
+        try:
+            report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
+        except ExchangeError as error:
+            run.fail(site, error)
+            continue
+        write_atomically(home.reports / bank / f"{site}.json", encode_json(report).encode())
+        run.results[site].bank = bank
+        say(f"{site}: IoU {report.gaussian.scores['iou']:.3f}, plain SAM {report.zero_shot.scores['iou']:.3f}")
+    return run.results
+
+
+def _meet(run: _Delivery) -> None:
+    """Let the sites introduce themselves; a name must be the one that the node's key was enrolled for."""
+    snapshot = read_snapshot(run.home.bank)
+    for site, answer in run.answers(HELLO, dict.fromkeys(run.dialogue.nodes, Request(0)), _HELLO_S):
+        try:
+            hello: Hello = decode_json(Hello, text_of(answer), f"site {site}")
+            if hello.site != site:
+                raise ExchangeError(f"the node enrolled for {site} uses another name; revoke it if that is no mistake")
+            if hello.backbone_digest != snapshot.backbone_digest:
+                raise ExchangeError(f"site {site} runs another backbone than {snapshot.backbone}")
+        except ExchangeError as error:
+            run.fail(site, error)
+            continue
+        run.hellos[site] = hello
+
+
+def _take(run: _Delivery, sites: Sequence[str]) -> None:
+    """Take and decide about the releases that these sites offer; those decided about already are not sent again."""
+    from aggregator.decisions import Decisions
+
+    decisions = Decisions(run.home)
+    offering = {site: run.hellos[site].outbox[-1] for site in sites if run.hellos[site].outbox}
+    fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
+    for site, answer in run.answers(SUBMIT, dict.fromkeys(fresh, Request(0)), _TRANSFER_S):
+        try:
+            data = bytes_of(answer, "release", f"site {site}")
+            submission: Submission = decode_json(Submission, text_of(answer), f"site {site}")
+        except ExchangeError as error:
+            run.fail(site, error)
+            continue
+        run.results[site].bytes_up = len(data)
+        receipt = decisions.decide(data, submission.statement.encode(), site)
+        run.say(f"{site}: {receipt.outcome} {receipt.code}, {len(data):,} bytes, digest {receipt.digest[:12]}")
+        if receipt.outcome == "admitted":
+            run.results[site].admitted = receipt.digest
+
+
+def _bring(run: _Delivery, sites: Sequence[str]) -> None:
+    """Bring these sites to the bank as it is now, in as many messages as their missing objects need."""
+    from aggregator.decisions import Decisions
+    from casam_fed.bank import LayerBank
+
+    decisions = Decisions(run.home)
+    bank = LayerBank(run.home.bank)
+    snapshot = bank.snapshot()
+    envelope = sign_snapshot(snapshot.data, run.home.signing_key()).decode("ascii")
+    have = {site: set(run.hellos[site].have) for site in sites}
+    receipts = {site: decisions.receipt(run.hellos[site].outbox, site) for site in sites}
+    while have:
+        portions = {site: _portion(bank, [d for d in snapshot.object_digests if d not in have[site]]) for site in have}
+        requests = {site: Request(0, envelope, receipts[site]) for site in have}
+        held, have = have, {}
+        for site, answer in run.answers(SYNC, requests, _TRANSFER_S, portions):
+            try:
+                synced: Synced = decode_json(Synced, text_of(answer), f"site {site}")
+            except CasamError as error:
+                run.fail(site, error)
+                continue
+            run.results[site].bytes_down += len(envelope) + sum(map(len, portions[site].values()))
+            if synced.bank_digest == snapshot.digest:
+                run.results[site].bank = snapshot.digest
+            elif portions[site] and not set(portions[site]) <= held[site] and set(portions[site]) <= set(synced.have):
+                have[site] = set(synced.have)
+            else:
+                run.fail(site, ExchangeError(f"site {site} does not hold what it was sent; see its log"))
+
+
+def _portion(bank: "LayerBank", lacking: Sequence[str]) -> dict[str, bytes]:
+    portion: dict[str, bytes] = {}
+    for digest in lacking:
+        data = bank.object_bytes(digest)
+        if portion and sum(map(len, portion.values())) + len(data) > _PORTION_BYTES:
+            break
+        portion[digest] = data
+    return portion
+
+
+def _batches(sites: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(sites), _AT_ONCE):
+        yield sites[start : start + _AT_ONCE]
+
+
+def plain(results: Mapping[str, Result]) -> dict[str, dict[str, Any]]:
+    """Return the results as JSON holds them."""
+    return {site: asdict(result) for site, result in results.items()}

@@ -1,0 +1,221 @@
+"""The aggregator's folder: one place for its settings, keys, bank, sites and logs.
+
+aggregator.yaml   settings, to be read and edited by a person
+keys/             authority, TLS certificate, signing key, SuperExec secret; 0600
+app.fab           the one Flower app that sites allow
+bank/             the layer bank
+probes.safetensors  features of blank and noise images, which no router may claim
+sites/            one file per enrolled hospital
+admissions/       what was decided about each release, and why
+quarantine/       releases that wait for a person
+reports/          aggregate scores by bank and site
+flower/           Flower's own state
+logs/             one file per process
+"""
+
+import secrets
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from aggregator.authority import authority_pem, create_authority
+from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
+from casam_fed.card import Slug
+from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
+from casam_fed.enrolment import Address, EnrolmentRequest, Welcome
+from casam_fed.errors import ConfigError
+from casam_fed.files import sha256_file, write_atomically
+from casam_fed.snapshot import read_snapshot
+
+__all__ = ["AggregatorConfig", "Home", "create_home", "host_and_port", "welcome_of"]
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class AggregatorConfig:
+    """Settings of an aggregator.
+
+    Attributes:
+        federation: its name.
+        address: HOST:PORT that sites connect to.
+        listen: HOST:PORT that the gateway binds; behind a proxy or address translation it differs from `address`.
+        superlink_port: the SuperLink's port on loopback.
+        method: what all sites share; `device` and `threads` in it are the aggregator's own.
+        minimum_images: releases of fewer training images (by their card) are refused.
+    """
+
+    federation: Slug
+    address: Address
+    listen: Address
+    superlink_port: Port
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    minimum_images: Annotated[int, Field(ge=0)] = 10
+
+
+class Home:
+    """An aggregator's folder that `create_home` has made."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            ConfigError: it is no aggregator's folder, or its settings are wrong.
+        """
+        self.path = path.absolute()
+        if not (self.path / "aggregator.yaml").is_file():
+            raise ConfigError(f"{path} is not an aggregator's folder; make one with casam-aggregator init {path}")
+        self.config = from_mapping(AggregatorConfig, read_yaml(self.path / "aggregator.yaml"), "aggregator.yaml")
+
+    @property
+    def keys(self) -> Path:
+        """Folder of all secrets."""
+        return self.path / "keys"
+
+    @property
+    def ca(self) -> Path:
+        """PEM of the certificate authority."""
+        return self.keys / "ca.pem"
+
+    @property
+    def server_certificate(self) -> Path:
+        """PEM of the TLS key and certificate."""
+        return self.keys / "server.pem"
+
+    @property
+    def superexec_secret(self) -> Path:
+        """Secret that SuperLink and SuperExec share."""
+        return self.keys / "superexec.secret"
+
+    @property
+    def app(self) -> Path:
+        """The bundle of the delivery app."""
+        return self.path / "app.fab"
+
+    @property
+    def bank(self) -> Path:
+        """The layer bank."""
+        return self.path / "bank"
+
+    @property
+    def probes(self) -> Path:
+        """Features of images that no router may claim."""
+        return self.path / "probes.safetensors"
+
+    @property
+    def sites(self) -> Path:
+        """One file per enrolled hospital."""
+        return self.path / "sites"
+
+    @property
+    def admissions(self) -> Path:
+        """What was decided about each release."""
+        return self.path / "admissions"
+
+    @property
+    def quarantine(self) -> Path:
+        """Releases that wait for a person."""
+        return self.path / "quarantine"
+
+    @property
+    def reports(self) -> Path:
+        """Aggregate scores, by digest of the bank and site."""
+        return self.path / "reports"
+
+    @property
+    def runs(self) -> Path:
+        """What each delivery came to."""
+        return self.path / "flower" / "runs"
+
+    @property
+    def superlink_address(self) -> str:
+        """HOST:PORT of the SuperLink, on loopback."""
+        return f"127.0.0.1:{self.config.superlink_port}"
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """Return the key that snapshots are signed with.
+
+        Raises:
+            KeyFileError: as `load_private_key`.
+        """
+        return load_private_key(self.keys / "signing.key")
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the signing key."""
+        return fingerprint(self.signing_key().public_key())
+
+
+def create_home(path: Path, config: AggregatorConfig) -> Home:
+    """Make an aggregator's folder: keys, certificate, app and an empty bank for the backbone.
+
+    The settings are written last, so that an interrupted call leaves no folder that looks finished.
+
+    Raises:
+        ConfigError: the folder holds something already, or the address has no usable host.
+        BackboneError: the backbone is unknown or not on this machine.
+        StorageError: the disk is full or cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} is not empty; give a new folder")
+    # torch and Flower take seconds to import, and only this needs both.
+    from safetensors.torch import save
+
+    from aggregator.superlink import build_app
+    from casam_fed.backbone.background import background_of
+    from casam_fed.backbone.model import load_backbone
+    from casam_fed.bank import LayerBank
+    from casam_fed.routing.overlap import probe_features
+
+    backbone = load_backbone(config.method.backbone, config.method.device)
+    path.mkdir(parents=True, exist_ok=True)
+    keys = path / "keys"
+    keys.mkdir(mode=0o700)
+    create_authority(keys, config.federation, host_and_port(config.address)[0])
+    write_atomically(keys / "signing.key", private_pem(Ed25519PrivateKey.generate()), private=True)
+    write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
+    write_atomically(path / "app.fab", build_app())
+    LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
+    write_atomically(path / "probes.safetensors", save(probe_features(backbone)))
+    write_atomically(path / "aggregator.yaml", _settings(config))
+    return Home(path)
+
+
+def welcome_of(home: Home, request: EnrolmentRequest) -> Welcome:
+    """Return the answer to a request that was enrolled.
+
+    Raises:
+        KeyFileError, BankError, StorageError: the aggregator's own files are not in order.
+    """
+    snapshot = read_snapshot(home.bank)
+    standard = MethodConfig()
+    return Welcome(
+        federation=home.config.federation,
+        site=request.site,
+        site_key=request.fingerprint,
+        address=home.config.address,
+        ca=authority_pem(home.keys),
+        aggregator_key=public_pem(home.signing_key().public_key()),
+        app=sha256_file(home.app),
+        backbone=snapshot.backbone,
+        backbone_digest=snapshot.backbone_digest,
+        method=replace(home.config.method, device=standard.device, threads=standard.threads),
+    )
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Take HOST:PORT apart; IPv6 hosts lose their brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _settings(config: AggregatorConfig) -> bytes:
+    values: dict[str, Any] = asdict(config)
+    standard = asdict(MethodConfig())
+    values["method"] = {key: value for key, value in values["method"].items() if value != standard[key]}
+    text = "# Settings of this aggregator; all keys: docs/reference/aggregator-yaml.md\n"
+    return (text + yaml.safe_dump(values, sort_keys=False)).encode()

@@ -1,0 +1,49 @@
+"""What happens at the aggregator, one JSON line an event, for the operator's terminal and for later."""
+
+import json
+import time
+
+import click
+
+from aggregator.home import Home
+
+__all__ = ["Progress"]
+
+_MOST_BYTES = 16 << 20
+
+
+class Progress:
+    """Writes events, and shows those of other processes (the runs) too."""
+
+    def __init__(self, home: Home) -> None:
+        """Begin after what is there already; a file that has grown large moves aside."""
+        self._path = home.path / "progress.jsonl"
+        if self._path.exists() and self._path.stat().st_size > _MOST_BYTES:
+            self._path.replace(self._path.with_suffix(".old.jsonl"))
+        self._position = self._path.stat().st_size if self._path.exists() else 0
+        self._last = ""
+
+    def say(self, text: str) -> None:
+        """Write an event and show it."""
+        self._last = text
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "text": text}) + "\n")
+        self.show()
+
+    def say_once(self, text: str) -> None:
+        """As `say`, but not again what was said just before."""
+        if text != self._last:
+            self.say(text)
+
+    def show(self) -> None:
+        """Print the events that were written since the last look."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._position += len(line)
+                event = json.loads(line)
+                click.echo(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))}  {event['text']}")

@@ -1,0 +1,44 @@
+"""The aggregator's Flower ServerApp: one short run, a delivery or an evaluation, as the watcher has asked for."""
+
+import json
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from aggregator.delivery import deliver, evaluate, plain
+from aggregator.home import Home
+from casam_fed.errors import CasamError, ConfigError
+from casam_fed.files import write_atomically
+
+__all__ = ["make_delivery_app"]
+
+_KINDS = {"deliver": deliver, "evaluate": evaluate}
+
+
+def make_delivery_app() -> ServerApp:
+    """Return the ServerApp; its run configuration names the aggregator's folder and the run, whose order lies there."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        home = Home(Path(str(context.run_config["home"])))
+        name = str(context.run_config["run"])
+        if not name.isalnum():
+            raise ConfigError("a run's name has only letters and digits; deliveries are started by casam-aggregator up")
+        order = json.loads((home.runs / f"{name}.order.json").read_text())
+
+        def say(text: str) -> None:
+            line = json.dumps({"time": round(time.time(), 3), "text": text})
+            with (home.path / "progress.jsonl").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+        try:
+            outcome = {"results": plain(_KINDS[order["kind"]](grid, home, order["nodes"], say)), "error": ""}
+        except CasamError as error:
+            # The aggregator's own fault, such as a full disk: the watcher says it and tries again.
+            outcome = {"results": {}, "error": str(error)}
+        write_atomically(home.runs / f"{name}.result.json", json.dumps(outcome).encode())
+
+    return app

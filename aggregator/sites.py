@@ -1,0 +1,155 @@
+"""Who is enrolled: one JSON file per site, with every key it ever had.
+
+The file is the truth. A running aggregator brings Flower's list of nodes in line with it (aggregator.watcher), so enrolling
+works whether it runs or not, and a crash in between is made good by the next look.
+"""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from casam_fed.audit.keys import fingerprint, public_key
+from casam_fed.card import Slug
+from casam_fed.config import STRICT
+from casam_fed.enrolment import EnrolmentRequest, Pem
+from casam_fed.errors import EnrolmentError
+from casam_fed.files import write_atomically
+
+__all__ = ["KeyPair", "SiteRecord", "enrol", "read_sites", "revoke", "rotate"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class KeyPair:
+    """The keys of one request: signing (Ed25519) and node (EC P-384), PEM; `ended` is set once they no longer count."""
+
+    signing_key: Pem
+    node_key: Pem
+    since: str
+    ended: str = ""
+
+    @property
+    def public(self) -> Ed25519PublicKey:
+        """The signing key."""
+        return public_key(self.signing_key, "an enrolled site")
+
+    @property
+    def fingerprint(self) -> str:
+        """Its fingerprint."""
+        return fingerprint(self.public)
+
+
+@dataclass(frozen=True, config=STRICT)
+class SiteRecord:
+    """One site and its keys, oldest first; at most the last pair is in force."""
+
+    site: Slug
+    keys: tuple[KeyPair, ...]
+    schema_version: Literal[1] = 1
+
+    @property
+    def current(self) -> KeyPair | None:
+        """The keys in force; None once the site was revoked."""
+        return self.keys[-1] if not self.keys[-1].ended else None
+
+
+def read_sites(folder: Path) -> dict[str, SiteRecord]:
+    """Return all sites by name.
+
+    Raises:
+        EnrolmentError: a file is damaged.
+    """
+    records = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = TypeAdapter(SiteRecord).validate_json(path.read_bytes())
+        except (ValidationError, OSError) as error:
+            raise EnrolmentError(f"{path} cannot be read; restore it from a copy, or enrol that site anew") from error
+        records[record.site] = record
+    return records
+
+
+def enrol(folder: Path, request: EnrolmentRequest) -> SiteRecord:
+    """Add a site; a request that was enrolled already changes nothing.
+
+    Raises:
+        EnrolmentError: the name is taken by other keys, or the keys by another name, or they were revoked.
+        StorageError: the disk is full or cannot be written.
+    """
+    records = read_sites(folder)
+    known = records.get(request.site)
+    if known and known.current and (known.current.signing_key, known.current.node_key) == _pems(request):
+        return known
+    if known:
+        raise EnrolmentError(
+            f"site {request.site} is enrolled with other keys; use casam-aggregator rotate if it has new ones"
+        )
+    return _with_keys(folder, records, SiteRecord(request.site, ()), request)
+
+
+def rotate(folder: Path, request: EnrolmentRequest) -> SiteRecord:
+    """Give a site new keys; the old ones end at once.
+
+    Raises:
+        EnrolmentError: no such site, or a key of the request was used before.
+        StorageError: the disk is full or cannot be written.
+    """
+    records = read_sites(folder)
+    known = records.get(request.site)
+    if known is None:
+        raise EnrolmentError(f"there is no site {request.site}; use casam-aggregator enroll")
+    if known.current and (known.current.signing_key, known.current.node_key) == _pems(request):
+        return known
+    return _with_keys(folder, records, _ended(known), request)
+
+
+def revoke(folder: Path, site: str) -> SiteRecord:
+    """End all keys of a site; what the bank holds of it stays until it is retired.
+
+    Raises:
+        EnrolmentError: no such site.
+        StorageError: the disk is full or cannot be written.
+    """
+    known = read_sites(folder).get(site)
+    if known is None:
+        raise EnrolmentError(f"there is no site {site}; casam-aggregator status lists them")
+    record = _ended(known)
+    _write(folder, record)
+    return record
+
+
+def _with_keys(
+    folder: Path, records: dict[str, SiteRecord], record: SiteRecord, request: EnrolmentRequest
+) -> SiteRecord:
+    for other in records.values():
+        for pair in other.keys:
+            if pair.signing_key == request.signing_key or pair.node_key == request.node_key:
+                raise EnrolmentError(
+                    f"a key of this request belongs or belonged to site {other.site}; "
+                    "let the site make new ones with casam-site rotate"
+                )
+    record = replace(record, keys=(*record.keys, KeyPair(request.signing_key, request.node_key, _now())))
+    _write(folder, record)
+    return record
+
+
+def _ended(record: SiteRecord) -> SiteRecord:
+    return replace(record, keys=tuple(pair if pair.ended else replace(pair, ended=_now()) for pair in record.keys))
+
+
+def _write(folder: Path, record: SiteRecord) -> None:
+    plain: Any = TypeAdapter(SiteRecord).dump_python(record, mode="json")
+    write_atomically(folder / f"{record.site}.json", json.dumps(plain, indent=1).encode())
+
+
+def _pems(request: EnrolmentRequest) -> tuple[str, str]:
+    return request.signing_key, request.node_key
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,1 @@
+"""The commands of `casam-site`, one module per concern."""

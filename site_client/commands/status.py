@@ -1,0 +1,67 @@
+"""`casam-site status`: how far this site is, and what has left it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from casam_fed.audit.keys import shown
+from casam_fed.enrolment import open_request
+from casam_fed.errors import BankError, EnrolmentError
+from casam_fed.snapshot import read_snapshot
+from site_client.commands.folder import folder_argument
+from site_client.home import SiteHome
+from site_client.journal import read_journal
+from site_client.outbox import Outbox
+
+__all__ = ["status"]
+
+
+@click.command()
+@folder_argument
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(folder: Path, as_json: bool) -> None:
+    """Show how far this site is: welcome, release, decision, bank, and how much has left it."""
+    home = SiteHome(folder)
+    facts = _facts(home)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    click.echo(f"site         {facts['site']}, key {shown(facts['fingerprint'])}")
+    click.echo(f"aggregator   {facts['aggregator'] or 'no welcome yet'}")
+    click.echo(f"release      {facts['release'] or 'none trained'}{', approved' if facts['approved'] else ''}")
+    click.echo(f"decision     {facts['decision'] or 'none'}")
+    click.echo(f"bank         {facts['bank'] or 'none fetched'}")
+    click.echo(f"sent         {facts['sent']['messages']} messages, {facts['sent']['bytes']:,} bytes (journal.jsonl)")
+    click.echo(f"Next: casam-site {facts['next']} {folder}")
+
+
+def _facts(home: SiteHome) -> dict[str, Any]:
+    outbox = Outbox(home)
+    newest = outbox.newest()
+    receipt = outbox.receipt(newest.digest) if newest else None
+    try:
+        welcome = home.welcome()
+        aggregator = f"{welcome.federation} at {welcome.address}{'' if home.trusts(welcome) else ', not confirmed yet'}"
+    except EnrolmentError:
+        aggregator = ""
+    try:
+        snapshot = read_snapshot(home.seeded / "bank")
+        bank = f"{len(snapshot.active)} tasks, digest {snapshot.digest}"
+    except BankError:
+        bank = ""
+    sent = read_journal(home.journal)
+    decision = f"{receipt.outcome} {receipt.code} {receipt.reason}".rstrip() if receipt else ""
+    step = "doctor" if not aggregator else "train" if newest is None else "join" if not receipt else "sync"
+    return {
+        "site": home.settings.name,
+        "fingerprint": open_request(home.request.read_bytes()).fingerprint,
+        "aggregator": aggregator,
+        "release": newest.digest if newest else "",
+        "approved": bool(newest and outbox.is_approved(newest.digest)),
+        "decision": decision,
+        "bank": bank,
+        "sent": {"messages": len(sent), "bytes": sum(line["bytes"] for line in sent)},
+        "next": step,
+    }

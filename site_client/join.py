@@ -1,0 +1,154 @@
+"""A join, step by step; each step leaves its result in the site's folder, so that a join cut short goes on from there."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from casam_fed.enrolment import Welcome
+from casam_fed.errors import ExchangeError
+from casam_fed.exchange import EVALUATE_STAGE, Receipt, StageReport, Submission, decode_json
+from casam_fed.snapshot import Snapshot, read_snapshot
+from site_client.home import SiteHome
+from site_client.journal import read_journal
+from site_client.online import Online, online
+from site_client.outbox import Outbox
+
+__all__ = ["Approval", "Stage", "ensure_trained", "join", "stage_row", "sync"]
+
+Say = Callable[[str], None]
+
+Approval = Callable[[Submission], Literal["person", "option"]]
+"""Asks whether a release may leave, and says how it was allowed; raises where it was not."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a site has after a join: the bank, and its own scores under it."""
+
+    snapshot: Snapshot
+    report: StageReport
+
+
+def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds: float, keep_serving: bool) -> Stage:
+    """Deliver this site's release, train it first where there is none, and come back with the bank and a stage row.
+
+    Args:
+        home: the site.
+        welcome: of the aggregator that a person has confirmed.
+        approve: asks for the release's leave, where it was not given before.
+        say: takes sentences for the engineer.
+        seconds: the longest to wait for each answer of the aggregator.
+        keep_serving: stay online after that, until interrupted.
+
+    Raises:
+        CasamError: as the parts say; a release that was refused is an ExchangeError with its code.
+    """
+    submission = ensure_trained(home, welcome, say)
+    outbox = Outbox(home)
+    known = outbox.receipt(submission.digest)
+    if known is not None and known.outcome != "admitted":
+        # Whoever joins again wants it looked at again: the aggregator's reasons may have gone.
+        outbox.receipt_path(submission.digest).unlink()
+    if not outbox.is_approved(submission.digest):
+        size = outbox.path(submission.digest).stat().st_size
+        outbox.approve(submission.digest, size, home.settings.site.task_name, welcome, approve(submission))
+    synced = _synced_at(home)
+    with online(home, welcome, say) as connection:
+        say(f"connecting to {welcome.address}")
+        receipt = connection.wait_for(
+            lambda: outbox.receipt(submission.digest), f"receipt for {submission.digest[:12]}", seconds
+        )
+        _check(receipt)
+        stage = _stage(home, connection, seconds, synced)
+        if all(entry.digest != submission.digest for entry in stage.snapshot.active):
+            raise ExchangeError("the aggregator has retired this release; train again for a new one")
+        say(stage_row(home.settings.site.task_name, stage.snapshot, stage.report))
+        connection.linger()
+        if keep_serving:
+            say("serving later stages; Ctrl-C ends it")
+            with contextlib.suppress(KeyboardInterrupt):
+                connection.stay()
+    return stage
+
+
+def sync(home: SiteHome, welcome: Welcome, say: Say, seconds: float) -> Stage:
+    """Fetch the bank as it is now, without delivering anything new.
+
+    Raises:
+        CasamError: as the parts say.
+    """
+    synced = _synced_at(home)
+    with online(home, welcome, say) as connection:
+        say(f"connecting to {welcome.address}")
+        stage = _stage(home, connection, seconds, synced)
+        connection.linger()
+        return stage
+
+
+def ensure_trained(home: SiteHome, welcome: Welcome, say: Say) -> Submission:
+    """Return the newest release, trained now where there is none. Needs no network.
+
+    Raises:
+        DataError, TrainingError, StorageError, BackboneError: as their messages say.
+    """
+    newest = Outbox(home).newest()
+    if newest is not None:
+        return newest
+    from site_client.site import Site
+
+    site = Site(home.settings.site, home.method(welcome), home.path, home.work, home.settings.seed, say)
+    _, submission = site.release()
+    return submission
+
+
+def stage_row(task: str, snapshot: Snapshot, report: StageReport) -> str:
+    """Return one line: the stage, and this site's scores under its bank."""
+    own = report.gaussian.chosen.get(task, 0)
+    total = sum(report.gaussian.chosen.values())
+    scores = ", ".join(
+        f"{name} {way.scores['iou']:.3f}"
+        for name, way in (
+            ("plain SAM", report.zero_shot),
+            ("own layer", report.oracle),
+            ("gaussian", report.gaussian),
+            ("vae", report.vae),
+        )
+    )
+    return f"stage {len(snapshot.active)}, {task}: IoU {scores}; {own} of {total} test images routed to {task}"
+
+
+def _stage(home: SiteHome, connection: Online, seconds: float, before: int) -> Stage:
+    """Wait until a bank has arrived after `before` and the test images are scored under it."""
+
+    told = home.journal.stat().st_size if home.journal.exists() else 0
+
+    def look() -> Stage | None:
+        if _synced_at(home) == before:
+            return None
+        snapshot = read_snapshot(home.seeded / "bank")
+        path = home.seeded / "stages" / f"{snapshot.digest}.json"
+        # Scores of an earlier time are not enough: the aggregator wants its answer, even where it is the same.
+        if not path.exists() or not any(line["kind"] == EVALUATE_STAGE for line in read_journal(home.journal, told)):
+            return None
+        return Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
+
+    return connection.wait_for(look, "bank and its scores", seconds)
+
+
+def _synced_at(home: SiteHome) -> int:
+    """Return when the last signed snapshot was written, in nanoseconds; 0 before the first."""
+    signed = home.seeded / "bank.signed.json"
+    return signed.stat().st_mtime_ns if signed.exists() else 0
+
+
+def _check(receipt: Receipt) -> None:
+    if receipt.outcome == "refused":
+        raise ExchangeError(
+            f"the aggregator refused the release with {receipt.code}: {receipt.reason} (docs/reference/refusal-codes.md)"
+        )
+    if receipt.outcome == "quarantined":
+        raise ExchangeError(
+            f"the aggregator's operator has to look at the release first ({receipt.code}: {receipt.reason}); "
+            "run casam-site join again when they have accepted it"
+        )

@@ -1,0 +1,101 @@
+"""The site's end of Flower's task protocol: answers what a SuperNode has received with handlers of this installation.
+
+A stock SuperNode installs and runs whatever app bundle arrives. This loop takes its place (`flower-supernode --isolation
+process`): it never unpacks a bundle. A task whose bundle is not on the site's list is answered with an error, because a
+task that is merely dropped would block the SuperNode for ever. All that is private in Flower and used by a site stands in
+this file; tests/site_client/test_node.py is its contract.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+__all__ = ["Answer", "TaskLoop"]
+
+Answer = Callable[[Message, Context], Message]
+"""What the site does with a message of an app it allows; it must not raise."""
+
+_POLL_S = 0.25
+_ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+
+
+@dataclass(frozen=True)
+class TaskLoop:
+    """Takes tasks from the SuperNode on loopback and answers them one by one.
+
+    Attributes:
+        address: HOST:PORT of the SuperNode's runtime API.
+        secret: file that SuperNode and this loop share.
+        allowed: SHA-256 of every app bundle that may ask this site.
+        answer: answers a message of an allowed app.
+        refused: is told the digest of a bundle that is not allowed.
+    """
+
+    address: str
+    secret: Path
+    allowed: Collection[str]
+    answer: Answer
+    refused: Callable[[str], None]
+
+    def run(self) -> None:
+        """Answer tasks for ever; a SuperNode that is away for a while is waited for."""
+        client = self._client(
+            SuperExecAuthHttpInterceptor(
+                master_secret=load_superexec_auth_secret(str(self.secret)), protected_methods=_ACQUIRE
+            )
+        )
+        wanted = AcquireTaskRequest(supported_task_types=list(TaskType))
+        while True:
+            try:
+                found = client.AcquireTask(wanted)
+                if found.HasField("task") and found.token:
+                    self._settle(found.token)
+            except httpx.HTTPError:
+                time.sleep(1.0)
+            time.sleep(_POLL_S)
+
+    def _settle(self, token: str) -> None:
+        client = self._client(RuntimeTokenHttpInterceptor(token))
+        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat.start()
+        try:
+            message, context, _, fab = pull_task_input(client)
+            digest = hashlib.sha256(fab.content).hexdigest()
+            if digest in self.allowed:
+                reply, status, details = self.answer(message, context), SubStatus.COMPLETED, ""
+            else:
+                self.refused(digest)
+                details = "this site does not allow that app"
+                reply, status = Message(Error(ErrorCode.INVALID_FAB, details), reply_to=message), SubStatus.FAILED
+            push_message(client, reply, context)
+            push_task_output(client, context, status, details)
+        finally:
+            heartbeat.stop()
+            client.close()
+
+    def _client(self, credential: object) -> RuntimeHttpClient:
+        return RuntimeHttpClient.from_server_address(
+            server_address=self.address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), credential],
+            retry_invoker=make_simple_http_retry_invoker(),
+        )

@@ -1,0 +1,117 @@
+"""A site online: a SuperNode that talks to the aggregator, and beside it the process that answers (site_client.serve)."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from casam_fed.enrolment import Welcome
+from casam_fed.errors import ExchangeError
+from casam_fed.files import write_atomically
+from casam_fed.supervision import Child, Supervisor, free_port
+from site_client.home import SiteHome
+
+__all__ = ["Online", "online"]
+
+T = TypeVar("T")
+
+_LOOK_S = 0.25
+_HINT_S = 30.0
+_LINGER_S = 2.0
+
+
+class Online:
+    """A site whose processes run; it watches the folder that they write."""
+
+    def __init__(self, home: SiteHome, supervisor: Supervisor, say: Callable[[str], None]) -> None:
+        """Watch over the processes that `supervisor` keeps alive."""
+        self.home, self.say = home, say
+        self._supervisor = supervisor
+        self._answering = supervisor.pid("clientapp")
+        self._shown = len(_lines(home.progress))
+
+    def wait_for(self, look: Callable[[], T | None], what: str, seconds: float) -> T:
+        """Return what `look` finds, once it finds something; meanwhile show what happens, and mend what breaks.
+
+        Raises:
+            ExchangeError: nothing was found in time.
+        """
+        deadline, hint = time.monotonic() + seconds, time.monotonic() + _HINT_S
+        while (found := look()) is None:
+            self.tend()
+            if time.monotonic() > deadline:
+                raise ExchangeError(
+                    f"no {what} within {seconds:.0f} s; casam-site doctor says whether the aggregator can be reached, "
+                    "then run again: nothing is lost"
+                )
+            if time.monotonic() > hint:
+                hint += 10 * _HINT_S
+                self.say(f"still waiting for the {what}; the aggregator decides when")
+            time.sleep(_LOOK_S)
+        self.show()
+        return found
+
+    def linger(self) -> None:
+        """Give the SuperNode time to pass on the last answer: it looks for one every half second, and tells nobody."""
+        until = time.monotonic() + _LINGER_S
+        while time.monotonic() < until:
+            self.tend()
+            time.sleep(_LOOK_S)
+
+    def stay(self) -> None:
+        """Serve until interrupted."""
+        while True:
+            self.tend()
+            time.sleep(_LOOK_S)
+
+    def tend(self) -> None:
+        """Show what has happened and restart what has died."""
+        self._supervisor.tend()
+        answering = self._supervisor.pid("clientapp")
+        if answering != self._answering and self._answering is not None and answering is not None:
+            # Its SuperNode waits for ever for the answer that died with it.
+            self._supervisor.restart("supernode")
+        self._answering = answering or self._answering
+        self.show()
+
+    def show(self) -> None:
+        """Print the events that were written since the last look."""
+        lines = _lines(self.home.progress, self._shown)
+        self._shown += len(lines)
+        for line in lines:
+            self.say(json.loads(line)["text"])
+
+
+@contextlib.contextmanager
+def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iterator[Online]:
+    """Bring the site online for as long as the context lasts.
+
+    Raises:
+        SupervisionError: another process has this site online, or Flower's SuperNode does not start.
+    """
+    home.progress.touch(mode=0o600)
+    ca = home.work / "ca.pem"
+    write_atomically(ca, welcome.ca.encode("ascii"))
+    port = free_port()
+    supernode = (
+        *("flower-supernode", "--superlink", welcome.address, "--root-certificates", str(ca)),
+        *("--auth-supernode-private-key", str(home.keys / "node.key")),
+        *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(home.keys / "supernode.secret")),
+    )
+    serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
+    # Whatever Flower keeps of a run stays below the site's folder.
+    environment = {"FLWR_HOME": str(home.work / "flower")}
+    children = (Child("supernode", supernode, environment), Child("clientapp", serve, environment))
+    with Supervisor(children, home.path, say) as supervisor:
+        yield Online(home, supervisor, say)
+
+
+def _lines(path: Path, after: int = 0) -> list[str]:
+    """Return the whole lines of a file after the first `after`."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[after:] if line.endswith("\n")]

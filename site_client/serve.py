@@ -1,0 +1,100 @@
+"""The process that answers for a hospital while it is online: `python -m site_client.serve FOLDER --runtime HOST:PORT`.
+
+`casam-site` starts it beside a SuperNode and restarts it when it dies. All it knows is in the site's folder, so killing it
+loses nothing but the message it was about to answer.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from casam_fed.errors import CasamError, StorageError
+from casam_fed.supervision import PRIVATE_ENVIRONMENT
+
+os.environ.update(PRIVATE_ENVIRONMENT)
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+
+from site_client.client_app import make_client_app
+from site_client.deployed import DeployedSite
+from site_client.egress import Gate
+from site_client.home import SiteHome
+from site_client.node import Answer, TaskLoop
+
+__all__ = ["main", "make_answer"]
+
+log = logging.getLogger("site_client")
+
+_WITHHELD = 0
+
+
+def make_answer(site: DeployedSite) -> Answer:
+    """Return what the site does with a message of an allowed app: its handler's reply, through the gate."""
+    app = make_client_app(lambda _context, _seed: site)
+    gate = Gate(site.home.journal, site.outbox.is_approved)
+
+    def answer(message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        try:
+            reply = app(message, context)
+        except Exception:
+            # Only a message of a kind that has no handler gets here: handlers turn their failures into codes.
+            log.exception("a message of kind %.40r could not be handled", kind)
+            reply = Message(RecordDict({"payload": ConfigRecord({"error": "UnknownMessage"})}), reply_to=message)
+        try:
+            return gate.passed(reply)
+        except StorageError as error:
+            log.error("%s", error)
+            return Message(Error(_WITHHELD), reply_to=message)
+
+    return answer
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve until killed; exit code 1 with one sentence where the folder does not allow it."""
+    parser = argparse.ArgumentParser(prog="site_client.serve", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--runtime", required=True, metavar="HOST:PORT", help="the SuperNode's runtime API, on loopback"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        home = SiteHome(options.folder)
+        site = DeployedSite(home)
+        if not home.trusts(site.welcome):
+            raise CasamError("nobody has confirmed this aggregator yet; run casam-site join")
+    except CasamError as error:
+        sys.exit(f"casam-site: {error}")
+
+    logging.getLogger("site_client").addHandler(_Shown(home))
+
+    def refused(digest: str) -> None:
+        log.error("refused an app that is not allowed here: %s", digest)
+
+    loop = TaskLoop(
+        address=options.runtime,
+        secret=home.keys / "supernode.secret",
+        allowed=frozenset({site.welcome.app}),
+        answer=make_answer(site),
+        refused=refused,
+    )
+    loop.run()
+
+
+class _Shown(logging.Handler):
+    """Shows what went wrong to whoever waits at the site's terminal; it never leaves the site."""
+
+    def __init__(self, home: SiteHome) -> None:
+        super().__init__(logging.ERROR)
+        self._home = home
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._home.say(record.getMessage())
+
+
+if __name__ == "__main__":
+    main()
