@@ -35,6 +35,7 @@ __all__ = ["Dialogue", "bytes_of", "meet", "text_of"]
 _ANSWER_S = 24 * 3600.0
 _ONLINE_S = 300.0
 _SOONEST_S, _LATEST_S = 0.2, 2.0
+_AWAY_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,10 @@ def meet(
 def _replies(grid: Grid, messages: Sequence[Message], timeout: float) -> dict[int, Message]:
     """Send one message to each node and return their replies by node; those that do not come in time are absent.
 
-    Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes.
+    Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes. A node
+    that went away and came back has lost its message, which Flower says only a minute later: it is not waited for.
     """
+    activated = _activations(grid)
     pushed = grid.push_messages(messages)
     waiting = {
         number: message.metadata.dst_node_id
@@ -153,6 +156,7 @@ def _replies(grid: Grid, messages: Sequence[Message], timeout: float) -> dict[in
         if number is not None
     }
     deadline = time.monotonic() + timeout
+    look_at = time.monotonic() + _AWAY_S
     pause = _SOONEST_S
     replies: dict[int, Message] = {}
     while waiting:
@@ -162,9 +166,22 @@ def _replies(grid: Grid, messages: Sequence[Message], timeout: float) -> dict[in
                 replies[node], pause = reply, _SOONEST_S
         if not waiting or time.monotonic() > deadline:
             break
+        if time.monotonic() > look_at:
+            now = _activations(grid)
+            waiting = {
+                number: node
+                for number, node in waiting.items()
+                if now.get(node, activated.get(node)) == activated.get(node)
+            }
+            look_at = time.monotonic() + _AWAY_S
         time.sleep(pause)
         pause = min(1.5 * pause, _LATEST_S)
     return replies
+
+
+def _activations(grid: Grid) -> dict[int, str]:
+    """Return when each node that is online came online."""
+    return {node.node_id: node.last_activated_at for node in grid.get_nodes()}
 
 
 def _message(kind: str, node: int, request: object, arrays: Mapping[str, bytes]) -> Message:

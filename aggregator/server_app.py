@@ -1,6 +1,7 @@
 """The aggregator's Flower ServerApp: one short run, a delivery or an evaluation, as the watcher has asked for."""
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def make_delivery_app() -> ServerApp:
         if not name.isalnum():
             raise ConfigError("a run's name has only letters and digits; deliveries are started by casam-aggregator up")
         order = json.loads((home.runs / f"{name}.order.json").read_text())
+
+        # Flower notices the death of this process a minute later; the watcher, which looks for its number, at once.
+        write_atomically(home.runs / f"{name}.pid", str(os.getpid()).encode())
 
         def say(text: str) -> None:
             line = json.dumps({"time": round(time.time(), 3), "text": text})

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from aggregator.superlink import Node, SuperLink
@@ -76,6 +78,15 @@ class Watcher:
             self._start("evaluate", due)
         self._tell(nodes, bank)
 
+    def abandon_runs(self) -> None:
+        """End the runs that go on: the process that carried them is gone, which Flower notices only a minute later.
+
+        Raises:
+            ExchangeError: the SuperLink does not answer; call it again later.
+        """
+        for run in list(self._running.values()):
+            self.superlink.stop(run.number)
+
     def _reconcile(self) -> dict[str, Node]:
         """Register keys that are enrolled and shut out those that are not; return the sites' nodes."""
         wanted = {
@@ -120,17 +131,21 @@ class Watcher:
         """Take in a run's result once it has ended; one that takes too long is stopped."""
         status = self.superlink.status(run.number)
         if not status.startswith("finished") and status != "unknown":
-            if time.monotonic() - run.started > _LONGEST_RUN_S[run.kind]:
+            if time.monotonic() - run.started > _LONGEST_RUN_S[run.kind] or self._is_dead(run):
                 self.superlink.stop(run.number)
             return
         del self._running[run.kind]
         path = self.home.runs / f"{run.name}.result.json"
         outcome: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"results": {}, "error": ""}
-        if status != "finished:completed" or outcome["error"]:
+        if (status != "finished:completed" and not path.exists()) or outcome["error"]:
             self.say(outcome["error"] or f"a {run.kind} run ended as {status}; see logs/superexec.log")
         for site, node in run.nodes.items():
             self._note(site, node, run.kind, outcome["results"].get(site), outcome["error"])
         self._forget_old_runs()
+
+    def _is_dead(self, run: _Run) -> bool:
+        path = self.home.runs / f"{run.name}.pid"
+        return path.exists() and not psutil.pid_exists(int(path.read_text()))
 
     def _note(self, site: str, node: Node, kind: str, result: dict[str, Any] | None, error: str) -> None:
         seen = self._seen[site]
@@ -149,7 +164,7 @@ class Watcher:
                 seen.evaluated = f"{node.activated} {seen.bank}"
 
     def _forget_old_runs(self) -> None:
-        old = sorted(self.home.runs.glob("*.json"), key=lambda path: path.stat().st_mtime)[: -2 * _RUNS_KEPT]
+        old = sorted(self.home.runs.iterdir(), key=lambda path: path.stat().st_mtime)[: -3 * _RUNS_KEPT]
         for path in old:
             path.unlink(missing_ok=True)
 

@@ -52,7 +52,6 @@ _MARK = "CASAM_SUPERVISED"
 _Handler = Callable[[int, FrameType | None], None]
 
 _FIRST_DELAY_S = 0.5
-_LONGEST_DELAY_S = 30.0
 _SETTLED_S = 60.0
 _READY_S = 60.0
 _GRACE_S = 15.0
@@ -73,12 +72,14 @@ class Child:
         command: the program, looked up beside this Python first, and its arguments.
         environment: added to this process's; `PRIVATE_ENVIRONMENT` wins over it.
         ready: asked until true before the next child starts.
+        longest_delay_s: the longest pause before it is started again.
     """
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str]
     ready: Callable[[], bool] | None = None
+    longest_delay_s: float = 30.0
 
 
 class Supervisor:
@@ -254,7 +255,7 @@ class _Kept:
         now = time.monotonic()
         if self.process is not None and now - self._started >= _SETTLED_S and self._due is None:
             self._delay = _FIRST_DELAY_S
-        delay, self._delay = self._delay, min(2 * self._delay, _LONGEST_DELAY_S)
+        delay, self._delay = self._delay, min(2 * self._delay, self.child.longest_delay_s)
         self._due = now + delay
         return f"{self.child.name} {what}; it is started again in {delay:g} s; its log is {self._log}"
 

@@ -21,6 +21,7 @@ T = TypeVar("T")
 _LOOK_S = 0.25
 _HINT_S = 30.0
 _LINGER_S = 2.0
+_NOT_LET_IN = "[code: 2004]"
 
 
 class Online:
@@ -31,6 +32,7 @@ class Online:
         self.home, self.say = home, say
         self._supervisor = supervisor
         self._answering = supervisor.pid("clientapp")
+        self._explained = False
         self._shown = len(_lines(home.progress))
 
     def wait_for(self, look: Callable[[], T | None], what: str, seconds: float) -> T:
@@ -75,7 +77,19 @@ class Online:
             # Its SuperNode waits for ever for the answer that died with it.
             self._supervisor.restart("supernode")
         self._answering = answering or self._answering
+        self._explain()
         self.show()
+
+    def _explain(self) -> None:
+        """Say once what Flower's number for "not let in" means."""
+        if self._supervisor.pid("supernode") is None and not self._explained:
+            log = self.home.path / "logs" / "supernode.log"
+            if log.exists() and _NOT_LET_IN in log.read_text(errors="replace")[-4096:]:
+                self._explained = True
+                self.say(
+                    "the aggregator does not let this site in: either its keys are not enrolled (ask the operator), or it "
+                    "was cut off within the last minute; then it is let in soon, and this goes on by itself"
+                )
 
     def show(self) -> None:
         """Print the events that were written since the last look."""
@@ -105,7 +119,10 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
     serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
     # Whatever Flower keeps of a run stays below the site's folder.
     environment = {"FLWR_HOME": str(home.work / "flower")}
-    children = (Child("supernode", supernode, environment), Child("clientapp", serve, environment))
+    children = (
+        Child("supernode", supernode, environment, longest_delay_s=5.0),
+        Child("clientapp", serve, environment, longest_delay_s=5.0),
+    )
     with Supervisor(children, home.path, say) as supervisor:
         yield Online(home, supervisor, say)
 

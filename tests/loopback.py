@@ -9,6 +9,7 @@ from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from site_client.client_app import make_client_app
@@ -39,6 +40,9 @@ class LoopbackGrid:
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.apps)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=number) for number in self.apps]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         replies = []

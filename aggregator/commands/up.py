@@ -9,7 +9,7 @@ import click
 from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
 from casam_fed.errors import ExchangeError
-from casam_fed.supervision import Supervisor
+from casam_fed.supervision import Supervisor, end_leftovers
 
 __all__ = ["up"]
 
@@ -29,6 +29,7 @@ def up(folder: Path) -> None:
     from aggregator.watcher import Watcher
 
     home = Home(folder)
+    end_leftovers(home.path)
     check_ports(home)
     progress = Progress(home)
     try:
@@ -36,9 +37,12 @@ def up(folder: Path) -> None:
             progress.say(f"federation {home.config.federation} is up: hospitals connect to {home.config.address}")
             with contextlib.closing(SuperLink(home.superlink_address, home.ca)) as superlink:
                 watcher = Watcher(home, superlink, progress.say)
+                carrier = supervisor.pid("superexec")
                 while True:
                     supervisor.tend()
                     try:
+                        if carrier != (carrier := supervisor.pid("superexec") or carrier):
+                            watcher.abandon_runs()
                         watcher.look()
                     except ExchangeError as error:
                         progress.say_once(str(error))

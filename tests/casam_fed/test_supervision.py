@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -166,12 +167,12 @@ def test_what_dies_is_started_again_later_each_time_without_blocking_its_owner(f
 
 def test_delays_double_up_to_the_longest_and_begin_anew_after_a_long_life(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(supervision, "_FIRST_DELAY_S", 0.1)
-    monkeypatch.setattr(supervision, "_LONGEST_DELAY_S", 0.4)
     monkeypatch.setattr(supervision, "_SETTLED_S", 1.0)
     said: list[str] = []
     lives_long = tmp_path / "lives-long"
     program = "import pathlib, sys, time; time.sleep(1.2 if pathlib.Path(sys.argv[1]).exists() else 0)"
-    with Supervisor([python("link", program, lives_long)], folder, said.append) as supervisor:
+    child = replace(python("link", program, lives_long), longest_delay_s=0.4)
+    with Supervisor([child], folder, said.append) as supervisor:
         assert tend_until(supervisor, lambda: len(said) == 4)
         lives_long.touch()
         assert tend_until(supervisor, lambda: len(said) == 5)

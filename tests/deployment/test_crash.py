@@ -1,0 +1,73 @@
+"""kill -9 of anything at any step of a join: it is started again and completes, with one entry and one receipt."""
+
+import json
+
+from .federation import kill, lives, supervised
+
+# Each site has images of its own kind: of two alike, the second would be quarantined.
+
+
+def admitted_once(federation, site) -> bool:
+    """Whether the site has one entry, one record of it and one receipt."""
+    entries = [entry for entry in federation.bank()["entries"] if entry["site"] == site.name]
+    records = list((federation.home / "admissions" / site.name).glob("*.json"))
+    receipts = [json.loads(path.read_text()) for path in (site.home / "work" / "seed-0" / "receipts").glob("*.json")]
+    assert [entry["digest"] for entry in entries] == [receipt["digest"] for receipt in receipts]
+    assert [record.stem for record in records] == [receipt["digest"] for receipt in receipts]
+    assert [receipt["outcome"] for receipt in receipts] == ["admitted"]
+    return len(entries) == 1
+
+
+def test_every_process_of_the_aggregator_dies_during_a_join(federation):
+    site = federation.site("patient", "endoscopy")
+    victims = {
+        "connecting to": "flower-superexec",
+        "sending the release": "flower-superlink",
+        "the aggregator says": "aggregator.gateway",
+        "the bank has": "flwr-serverapp",
+    }
+    with site.joining() as joining:
+        for step, victim in victims.items():
+            joining.wait_for(step)
+            kill(federation.home, victim, wait_s=20)
+        joining.finish()
+    for name in ("superexec", "superlink", "gateway"):
+        assert f"{name} was ended by SIGKILL; it is started again" in federation.said()
+    assert admitted_once(federation, site)
+
+
+def test_the_watcher_dies_during_a_delivery_and_the_next_ends_what_it_left_behind(federation):
+    site = federation.site("orphaned", "stained_tissue")
+    with site.joining() as joining:
+        joining.wait_for("sending the release")
+        federation.kill()
+        left = supervised(federation.home)
+        assert left
+        federation.start()
+        assert not any(lives(process) for process in left)
+        joining.finish()
+    assert admitted_once(federation, site)
+
+
+def test_every_process_of_the_site_dies_during_a_join(federation):
+    site = federation.site("fragile", "breast_ultrasound")
+    victims = {"sending the release": "site_client.serve", "the aggregator says": "flower-supernode"}
+    with site.joining() as joining:
+        for step, victim in victims.items():
+            joining.wait_for(step)
+            kill(site.home, victim)
+        joining.finish()
+    assert admitted_once(federation, site)
+
+
+def test_casam_site_dies_at_each_step_of_a_join(federation):
+    site = federation.site("interrupted", "dental_xray")
+    for step in ("loss", "connecting to", "sending the release", "the aggregator says", "the bank has"):
+        with site.joining() as joining:
+            joining.wait_for(step)
+            left = joining.kill()
+    with site.joining() as joining:
+        printed = joining.finish()
+    assert not any(lives(process) for process in left)
+    assert f"{site.name}: IoU plain SAM" in printed
+    assert admitted_once(federation, site)

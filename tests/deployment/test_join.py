@@ -1,0 +1,92 @@
+"""Hospitals join over TLS, and what they end with is what the simulation ends with."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from aggregator.stages import StreamPlan, run_stream
+from casam_fed.backbone.background import background_of
+from casam_fed.config import MethodConfig
+from casam_fed.data.dataset import PhantomData
+from casam_fed.snapshot import read_snapshot
+from site_client.site import Site
+from site_client.site_config import SiteConfig
+
+from ..loopback import LoopbackGrid
+from .federation import METHOD, Federation
+
+MODALITIES = {"north": "endoscopy", "south": "stained_tissue", "west": "breast_ultrasound"}
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory, cache):
+    """Three sites that have joined one after the other, the first of them serving all the time."""
+    federation = Federation(tmp_path_factory.mktemp("three"))
+    federation.start()
+    sites = {name: federation.site(name, modality) for name, modality in MODALITIES.items()}
+    with sites["north"].joining("--keep-serving") as serving:
+        serving.wait_for("serving later stages")
+        printed = {name: sites[name].join() for name in ("south", "west")}
+        serving.wait_for("the bank has 3 tasks")
+        serving.wait_for(f"scored the test images under bank {federation.bank()['digest'][:12]}")
+        printed["north"] = serving.said()
+    yield federation, sites, printed
+    assert federation.stop() == 0
+
+
+def test_every_site_has_one_entry_and_the_order_is_that_of_joining(joined):
+    federation, _, _ = joined
+    assert [(entry["site"], entry["sequence"]) for entry in federation.bank()["entries"]] == [
+        ("north", 0),
+        ("south", 1),
+        ("west", 2),
+    ]
+
+
+def test_every_site_was_told_so_and_shown_its_stage(joined):
+    _, _, printed = joined
+    for stage, name in enumerate(MODALITIES, start=1):
+        assert "the aggregator says: admitted A001" in printed[name]
+        assert f"stage {stage}, {name}: IoU plain SAM" in printed[name]
+
+
+def test_a_site_that_serves_gets_what_others_add(joined):
+    federation, sites, _ = joined
+    assert read_snapshot(sites["north"].home / "work" / "seed-0" / "bank").digest == federation.bank()["digest"]
+
+
+def test_the_bank_is_that_of_the_simulation_to_the_bit(joined, mini_backbone, tmp_path):
+    federation, _, _ = joined
+    method = replace(MethodConfig(**METHOD), threads=1)
+    sites = [
+        SiteConfig(name, PhantomData("phantom", modality, train=12, test=10, seed=1))
+        for name, modality in MODALITIES.items()
+    ]
+    grid = LoopbackGrid(
+        [
+            lambda seed, config=config: Site(config, method, tmp_path, tmp_path / config.name, seed, lambda text: None)
+            for config in sites
+        ]
+    )
+    plan = StreamPlan(
+        tuple(MODALITIES), (0,), "mini", mini_backbone.digest, background_of(mini_backbone), tmp_path / "stream"
+    )
+    assert run_stream(grid, plan, lambda text: None)["0"]["bank_digest"] == federation.bank()["digest"]
+
+
+def test_the_aggregator_knows_the_scores_of_the_last_stage(joined):
+    federation, sites, _ = joined
+    status = json.loads(federation.aggregator("status", federation.home, "--json"))
+    assert status["up"] is True
+    assert {name: row["online"] for name, row in status["sites"].items()}.keys() == sites.keys()
+    assert status["sites"]["west"]["iou"] is not None
+
+
+def test_only_releases_and_aggregates_went_out_and_the_journal_says_so(joined):
+    _, sites, _ = joined
+    for site in sites.values():
+        kinds = [line["kind"] for line in site.journal()]
+        assert kinds.count("train.submit") == 1
+        assert set(kinds) <= {"query.hello", "train.submit", "query.sync", "evaluate.stage"}
+        assert not any("withheld" in line for line in site.journal())
