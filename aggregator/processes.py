@@ -1,5 +1,6 @@
 """The aggregator's processes: SuperLink and SuperExec on loopback, and the gateway, which alone faces strangers."""
 
+import socket
 import ssl
 import sys
 import urllib.error
@@ -62,8 +63,26 @@ def children(home: Home) -> tuple[Child, ...]:
     return (
         Child("superlink", superlink, environment, _answers(home)),
         Child("superexec", superexec, environment),
-        Child("gateway", gateway, environment),
+        Child("gateway", gateway, environment, _listens(home)),
     )
+
+
+def _listens(home: Home) -> Callable[[], bool]:
+    host, port = host_and_port(home.config.listen)
+
+    def ready() -> bool:
+        try:
+            socket.create_connection((_reachable(host), port), 2).close()
+        except OSError:
+            return False
+        return True
+
+    return ready
+
+
+def _reachable(host: str) -> str:
+    """Return where this machine reaches a server that listens on `host`, which may be all interfaces."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
 
 
 def _answers(home: Home) -> Callable[[], bool]:

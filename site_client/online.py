@@ -14,7 +14,7 @@ from casam_fed.files import write_atomically
 from casam_fed.supervision import Child, Supervisor, free_port
 from site_client.home import SiteHome
 
-__all__ = ["Online", "online"]
+__all__ = ["Online", "online", "supernode_command"]
 
 T = TypeVar("T")
 
@@ -107,24 +107,32 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
         SupervisionError: another process has this site online, or Flower's SuperNode does not start.
     """
     home.progress.touch(mode=0o600)
+    port = free_port()
+    serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
+    # Whatever Flower keeps of a run stays below the site's folder.
+    environment = {"FLWR_HOME": str(home.work / "flower")}
+    children = (
+        Child("supernode", supernode_command(home, welcome, port), environment, longest_delay_s=5.0),
+        Child("clientapp", serve, environment, longest_delay_s=5.0),
+    )
+    with Supervisor(children, home.path, say) as supervisor:
+        yield Online(home, supervisor, say)
+
+
+def supernode_command(home: SiteHome, welcome: Welcome, port: int) -> tuple[str, ...]:
+    """Return the command line of this site's SuperNode, whose runtime API listens on `port` of loopback.
+
+    Raises:
+        StorageError: the certificate authority's file cannot be written.
+    """
     ca = home.work / "ca.pem"
     write_atomically(ca, welcome.ca.encode("ascii"))
-    port = free_port()
-    supernode = (
+    return (
         *("flower-supernode", "--superlink", welcome.address, "--root-certificates", str(ca)),
         *("--auth-supernode-private-key", str(home.keys / "node.key")),
         *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.keys / "supernode.secret")),
     )
-    serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
-    # Whatever Flower keeps of a run stays below the site's folder.
-    environment = {"FLWR_HOME": str(home.work / "flower")}
-    children = (
-        Child("supernode", supernode, environment, longest_delay_s=5.0),
-        Child("clientapp", serve, environment, longest_delay_s=5.0),
-    )
-    with Supervisor(children, home.path, say) as supervisor:
-        yield Online(home, supervisor, say)
 
 
 def _lines(path: Path, after: int = 0) -> list[str]:
