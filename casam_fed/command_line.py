@@ -13,9 +13,10 @@ import click
 import yaml
 
 from casam_fed.errors import CasamError
+from casam_fed.printable import printable
 from casam_fed.supervision import PRIVATE_ENVIRONMENT
 
-__all__ = ["LazyGroup", "confirmed", "parsed_options", "run_command"]
+__all__ = ["LazyGroup", "at_terminal", "confirmed", "parsed_options", "run_command"]
 
 
 class LazyGroup(click.Group):
@@ -50,7 +51,8 @@ def run_command(command: click.Command, name: str) -> None:
     try:
         command.main(standalone_mode=False)
     except CasamError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        # The sentence may name a file, or quote what somebody sent.
+        print(f"{name}: " + "\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         sys.exit(1)
     except click.UsageError as error:
         error.show()
@@ -66,13 +68,18 @@ def run_command(command: click.Command, name: str) -> None:
         sys.exit(1)
 
 
+def at_terminal() -> bool:
+    """Return whether there is somebody to ask; a program started without standard input has none at all."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def confirmed(question: str) -> bool:
     """Ask a person at the terminal.
 
     Raises:
         click.UsageError: there is no terminal; scripts say their answer by an option.
     """
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise click.UsageError(f"{question} There is no terminal to ask at; give the answer as an option (see --help).")
     return click.confirm(question)
 
@@ -81,12 +88,15 @@ def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     """Read KEY=VALUE options; values are YAML.
 
     Raises:
-        click.UsageError: an option without "=".
+        click.UsageError: an option without key or "=", or whose value is no YAML.
     """
     values: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
-        if not separator:
+        if not separator or not key:
             raise click.UsageError(f"--set {option}: write KEY=VALUE, as in --set test_fraction=0.3")
-        values[key] = yaml.safe_load(value)
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise click.UsageError(f"--set {option}: the value is not YAML, as in --set classes=[nucleus]") from error
     return values

@@ -8,6 +8,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,6 +21,7 @@ from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.card import Digest, Slug
 from casam_fed.config import STRICT, MethodConfig
 from casam_fed.errors import CasamError, EnrolmentError
+from casam_fed.printable import printable
 
 __all__ = [
     "EnrolmentRequest",
@@ -33,9 +35,10 @@ __all__ = [
 
 _REQUEST_TYPE = "application/vnd.casam-fed.request+json"
 _MAX_BYTES = 64 << 10
+_PLACE = 80
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]{40,400}\n-----END PUBLIC KEY-----\n")
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):[1-9][0-9]{0,4}$")]
 Pem = Annotated[str, Field(max_length=8192)]
 
 
@@ -140,6 +143,7 @@ def open_welcome(data: bytes) -> Welcome:
     try:
         welcome: Welcome = _parsed(Welcome, data)
         _ = welcome.key
+        _check_welcome(welcome)
     except CasamError as error:
         raise EnrolmentError(f"this welcome cannot be used: {error}") from error
     return welcome
@@ -162,6 +166,22 @@ def node_key_pem(pem: str) -> str:
     raise EnrolmentError("the node key is no EC P-384 public key in PEM form; make the request again")
 
 
+def _check_welcome(welcome: Welcome) -> None:
+    """Check what no pattern tells.
+
+    Raises:
+        EnrolmentError: no certificate, a port that does not exist, or a method for another backbone.
+    """
+    try:
+        x509.load_pem_x509_certificate(welcome.ca.encode("ascii"))
+    except ValueError as error:
+        raise EnrolmentError("its 'ca' is no certificate in PEM form; ask for the file again") from error
+    if int(welcome.address.rpartition(":")[2]) > 65535:
+        raise EnrolmentError("its 'address' has no valid port; ask for the file again")
+    if welcome.method.backbone != welcome.backbone:
+        raise EnrolmentError("its method is for another backbone than its 'backbone'; ask for the file again")
+
+
 def _plain(value: EnrolmentRequest | Welcome) -> Any:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
@@ -175,5 +195,6 @@ def _parsed(kind: Any, data: bytes) -> Any:
         return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the top"
+        # An unknown key is the sender's own text, and this sentence is shown at a terminal.
+        place = printable(".".join(str(part) for part in first["loc"])[:_PLACE]) or "the top"
         raise EnrolmentError(f"it is not valid at '{place}' ({first['type']}); ask for the file again") from error

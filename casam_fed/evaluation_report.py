@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from casam_fed.card import Slug
 from casam_fed.config import STRICT
 
 __all__ = ["METRICS", "STRENGTH_EDGES", "RouteReport", "withheld"]
@@ -34,20 +35,20 @@ class RouteReport:
     """
 
     images: Count
-    scores: Mapping[str, Annotated[float, Field(ge=0, le=1)]]
-    chosen: Mapping[str, Count]
-    strengths: tuple[Count, ...]
+    scores: Mapping[Slug, Annotated[float, Field(ge=0, le=1)]]
+    chosen: Mapping[Slug, Count]
+    strengths: Annotated[tuple[Count, ...], Field(max_length=len(STRENGTH_EDGES) + 1)]
     decoded: Count
 
 
 def withheld(report: RouteReport, least: int) -> RouteReport:
     """Return a report without groups of fewer than `least` images.
 
-    Histograms go, for their bins are small. Where only one group would go, the next smallest goes with it: otherwise its
-    size would be what is missing from the total (complementary suppression).
+    Histograms go, for their bins are small. What was taken out can be told from the total: so the next smallest groups go
+    too, until no fewer than two groups and `least` images are out together (complementary suppression).
     """
-    ordered = sorted(report.chosen.items(), key=lambda item: item[1])
+    ordered = sorted(report.chosen.items(), key=lambda item: (item[1], item[0]))
     hidden = sum(1 for _, count in ordered if count < least)
-    if hidden == 1:
-        hidden = 2
+    while 0 < hidden < len(ordered) and (hidden == 1 or sum(count for _, count in ordered[:hidden]) < least):
+        hidden += 1
     return replace(report, chosen=dict(sorted(ordered[hidden:])), strengths=(), decoded=0)

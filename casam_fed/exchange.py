@@ -4,19 +4,18 @@ No network code: both ends build and parse these values, so that neither trusts 
 beside, where bytes travel, arrays of dtype uint8; both are capped in size and checked before use.
 """
 
-import io
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.card import Digest
+from casam_fed.card import Digest, Slug
 from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError
 from casam_fed.evaluation_report import RouteReport
+from casam_fed.printable import printable
 
 __all__ = [
     "EVALUATE_STAGE",
@@ -43,8 +42,12 @@ EVALUATE_STAGE = "evaluate.stage"
 
 MAX_JSON_BYTES = 1 << 20
 
+_PLACE = 80
+_HEADER_BYTES = 128
 
 Reason = Annotated[str, Field(pattern=r"^[ -~]{0,600}$")]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,64}$")]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -83,13 +86,13 @@ class Request:
 class Hello:
     """A site introduces itself: its name and task, what it runs, and which entries and releases it holds (digests)."""
 
-    site: str
-    task: str
-    backbone_digest: str
-    config_digest: str
-    versions: dict[str, str]
-    have: tuple[str, ...]
-    outbox: tuple[str, ...]
+    site: Slug
+    task: Slug
+    backbone_digest: Digest
+    config_digest: Digest
+    versions: dict[Slug, Version]
+    have: tuple[Digest, ...]
+    outbox: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -99,17 +102,17 @@ class Submission:
     The statement is a DSSE envelope (casam_fed.audit.statement); a simulated site has no key and sends none.
     """
 
-    digest: str
-    seconds: dict[str, float]
+    digest: Digest
+    seconds: dict[Slug, Seconds]
     statement: Annotated[str, Field(max_length=64 << 10)] = ""
 
 
 @dataclass(frozen=True, config=STRICT)
 class Synced:
-    """What a site holds after a sync: the digest of its bank's snapshot and of every entry."""
+    """What a site holds after a sync: the digest of its bank (empty while objects are missing), and of every object."""
 
-    bank_digest: str
-    have: tuple[str, ...]
+    bank_digest: Digest | Literal[""]
+    have: tuple[Digest, ...]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -123,8 +126,8 @@ class StageReport:
     oracle: RouteReport
     gaussian: RouteReport
     vae: RouteReport
-    without: dict[str, dict[str, RouteReport]]
-    seconds: float
+    without: dict[Slug, dict[Slug, RouteReport]]
+    seconds: Seconds
 
 
 def encode_json(value: Any) -> str:
@@ -147,7 +150,8 @@ def decode_json(kind: Any, text: object, sender: str) -> Any:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        # A key that is not expected is the sender's own text, and this sentence is shown at a terminal.
+        place = printable(".".join(str(part) for part in first["loc"])[:_PLACE])
         raise ExchangeError(
             f"{sender} sent a {kind.__name__} that cannot be read at '{place}' ({first['type']}); "
             f"run the same version at both ends"
@@ -156,30 +160,27 @@ def decode_json(kind: Any, text: object, sender: str) -> Any:
 
 def wrap_bytes(data: bytes) -> bytes:
     """Return `data` as a serialized uint8 array [n] (NumPy .npy format 1.0)."""
-    stream = io.BytesIO()
-    np.lib.format.write_array(stream, np.frombuffer(data, dtype=np.uint8), version=(1, 0), allow_pickle=False)
-    return stream.getvalue()
+    return _header(len(data)) + data
 
 
 def unwrap_bytes(data: bytes, max_bytes: int, sender: str) -> bytes:
-    """Return the content of a serialized uint8 array (NumPy .npy format 1.0) after checking that it is one.
+    """Return the content of a serialized uint8 array after checking that it is exactly what `wrap_bytes` writes.
 
-    The claimed shape must be exactly the bytes that follow, so a forged header cannot make us allocate anything.
+    A header is Python text that NumPy evaluates, with room for remarks and claims. None is evaluated here: there is one
+    header for each number of bytes, so that nothing can be forged in it, and nothing hidden.
 
     Raises:
-        ExchangeError: over `max_bytes`, not .npy, not uint8, not one-dimensional, or shape and content disagree.
+        ExchangeError: over `max_bytes`, or anything else than one uint8 array [n] in .npy format 1.0.
     """
-    if len(data) > max_bytes + 256:
+    if len(data) > max_bytes + _HEADER_BYTES:
         raise ExchangeError(f"{sender} sent {len(data)} bytes where at most {max_bytes} are allowed; nothing was read")
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"format {version}")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
-        raise ExchangeError(f"{sender} sent an array that is not in .npy format 1.0; nothing was read") from error
-    content = data[stream.tell() :]
-    if dtype != np.uint8 or shape != (len(content),):
-        raise ExchangeError(f"{sender} sent an array whose header does not describe its content; nothing was read")
-    return content
+    if len(data) < _HEADER_BYTES or not data.startswith(_header(len(data) - _HEADER_BYTES)):
+        raise ExchangeError(f"{sender} sent an array that is not plain bytes in .npy format 1.0; nothing was read")
+    return data[_HEADER_BYTES:]
+
+
+def _header(count: int) -> bytes:
+    """Return what NumPy writes before `count` bytes: magic, version, the length of the rest, and the padded rest."""
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({count},), }}"
+    rest = text.encode("ascii").ljust(_HEADER_BYTES - 11) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(rest).to_bytes(2, "little") + rest

@@ -13,7 +13,7 @@ from casam_fed.bank import LayerBank
 from casam_fed.errors import ExchangeError, WithheldError
 from casam_fed.evaluation_report import withheld
 from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced, encode_json
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.files import sha256_bytes, sha256_file, write_atomically
 from casam_fed.snapshot import Snapshot
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
@@ -94,6 +94,7 @@ class DeployedSite:
         if not set(snapshot.object_digests) <= set(self._held()):
             return Synced("", tuple(self._held()))
         waiting = {path.stem: path.read_bytes() for path in self._incoming.glob("*.safetensors")}
+        waiting = {digest: data for digest, data in waiting.items() if sha256_bytes(data) == digest}
         synced = self._site.sync(snapshot.data, waiting)
         write_atomically(self.home.seeded / "bank.signed.json", envelope)
         shutil.rmtree(self._incoming, ignore_errors=True)
@@ -125,8 +126,10 @@ class DeployedSite:
         return self.home.seeded / "incoming"
 
     def _held(self) -> list[str]:
+        """Return the digests of the objects that are here whole: one that is damaged is lacking, and is sent again."""
         folders = (self.home.seeded / "bank" / "objects", self._incoming)
-        return sorted({path.stem for folder in folders for path in folder.glob("*.safetensors")})
+        paths = [path for folder in folders for path in folder.glob("*.safetensors")]
+        return sorted({path.stem for path in paths if sha256_file(path) == path.stem})
 
     @functools.cached_property
     def _site(self) -> Site:

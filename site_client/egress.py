@@ -4,6 +4,7 @@ A line of the journal holds the time, the kind of message, and for each part its
 not as declared is replaced by an error code, and the journal says so. If the journal cannot be written, nothing leaves.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ __all__ = ["Gate"]
 _DECLARED: Mapping[str, type[Any]] = {HELLO: Hello, SUBMIT: Submission, SYNC: Synced, EVALUATE_STAGE: StageReport}
 """What may answer which message. A release may accompany a submission; nothing else has arrays."""
 
-_CODES = 64
+_CODE = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ class Gate:
 
     Attributes:
         journal: the file that every message is written to before it goes.
-        approved: tells whether a release with this digest may leave.
+        approved: tells whether a release with this digest may leave, and with this statement.
     """
 
     journal: Path
-    approved: Callable[[str], bool]
+    approved: Callable[[str, str], bool]
 
     def passed(self, reply: Message) -> Message:
         """Return the reply as it may leave: itself, or an error code in its place; its line is in the journal.
@@ -58,9 +59,11 @@ class Gate:
         kind = reply.metadata.message_type
         try:
             parts = self._parts(kind, reply.content)
-        except CasamError as error:
+        except Exception as error:
+            # Whatever goes wrong here: what was not found to be as declared stays.
+            reason = str(error) if isinstance(error, CasamError) else type(error).__name__
             refused = RecordDict({"payload": ConfigRecord({"error": "Undeclared"})})
-            write_line(self.journal, {"kind": kind, "withheld": str(error), "parts": _code_parts("Undeclared")})
+            write_line(self.journal, {"kind": kind, "withheld": reason, "parts": _code_parts("Undeclared")})
             reply.content = refused
             return reply
         write_line(self.journal, {"kind": kind, "parts": parts})
@@ -72,7 +75,7 @@ class Gate:
             raise ExchangeError(f"{kind[:40]!a} has no declared answer")
         if list(content) == ["payload"] and list(payload) == ["error"]:
             code = payload["error"]
-            if not isinstance(code, str) or not code.isidentifier() or len(code) > _CODES:
+            if not isinstance(code, str) or not _CODE.fullmatch(code):
                 raise ExchangeError("an error code is one word")
             return _code_parts(code)
         text = payload.get("json")
@@ -94,10 +97,10 @@ class Gate:
             raise ExchangeError("a submission carries one release")
         array = arrays["release"]
         release = unwrap_bytes(array.data, MAX_RELEASE_BYTES, "this site")
-        if (array.dtype, tuple(array.shape)) != ("uint8", (len(release),)):
+        if (array.dtype, tuple(array.shape), array.stype) != ("uint8", (len(release),), "numpy.ndarray"):
             raise ExchangeError("the release's array is not what it holds")
         part = _part("release", release)
-        if part["sha256"] != value.digest or not self.approved(value.digest):
+        if part["sha256"] != value.digest or not self.approved(value.digest, value.statement):
             raise ExchangeError("this release was not approved")
         return [part]
 

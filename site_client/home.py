@@ -11,10 +11,14 @@ progress.jsonl what happened, for whoever waits at the terminal
 logs/          one file per process
 """
 
+import contextlib
 import json
 import os
 import secrets
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +33,9 @@ from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, pub
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.enrolment import EnrolmentRequest, Welcome, open_welcome, sign_request
-from casam_fed.errors import ConfigError, EnrolmentError
+from casam_fed.errors import BackboneError, ConfigError, EnrolmentError, StorageError
 from casam_fed.files import write_atomically
+from casam_fed.printable import printable
 from site_client.site_config import SiteSettings
 
 __all__ = ["SiteHome", "create_site_home", "renew_keys"]
@@ -111,7 +116,11 @@ class SiteHome:
         if welcome.site_key != fingerprint(self.signing_key().public_key()):
             raise EnrolmentError(f"{path} was made for other keys than this site's; send {self.request} again")
         # The digest is our own catalogue's: a server could otherwise choose which weights are right.
-        if backbone_card(welcome.backbone).sha256 != welcome.backbone_digest:
+        try:
+            known = backbone_card(welcome.backbone).sha256
+        except BackboneError:
+            known = ""
+        if known != welcome.backbone_digest:
             raise EnrolmentError(
                 f"{path} asks for another backbone {welcome.backbone} than the one this version knows; "
                 "run the same version at both ends"
@@ -120,8 +129,12 @@ class SiteHome:
 
     def trusts(self, welcome: Welcome) -> bool:
         """Return whether a person has confirmed the aggregator's fingerprint, and all else that must not change."""
-        path = self.path / "trusted.json"
-        return path.is_file() and json.loads(path.read_text()) == _confirmed(welcome)
+        try:
+            known = json.loads((self.path / "trusted.json").read_bytes())
+        except (OSError, ValueError):
+            # Nobody was asked yet, or what they said is lost: they are asked.
+            return False
+        return bool(known == _confirmed(welcome))
 
     def trust(self, welcome: Welcome) -> None:
         """Keep what a person has confirmed."""
@@ -132,9 +145,16 @@ class SiteHome:
         return replace(welcome.method, device=self.settings.device, threads=self.settings.threads)
 
     def say(self, text: str) -> None:
-        """Append one event to the progress file; lines this short reach the file whole."""
-        with self.progress.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "text": text}) + "\n")
+        """Append one event to the progress file; lines this short reach the file whole.
+
+        What the aggregator sent may be part of the text, which ends at a terminal. An event that cannot be written is lost:
+        nothing else fails because of it.
+        """
+        line = json.dumps({"time": round(time.time(), 3), "text": printable(text)}) + "\n"
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self.progress, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(line)
 
 
 def create_site_home(path: Path, settings: dict[str, Any]) -> SiteHome:
@@ -142,34 +162,76 @@ def create_site_home(path: Path, settings: dict[str, Any]) -> SiteHome:
 
     Raises:
         ConfigError: the folder holds something already, or a setting is wrong.
-        StorageError: the disk is full or cannot be written.
+        StorageError: the disk is full or cannot be written; then nothing stays in the folder.
     """
     known = from_mapping(SiteSettings, settings, "the settings")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} is not empty; give a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    os.chmod(path, 0o700)
-    _write_keys(path, known.name)
     text = "# Settings of this site; all keys: docs/reference/site-yaml.md\n" + yaml.safe_dump(
         settings, sort_keys=False
     )
-    write_atomically(path / "site.yaml", text.encode())
+    with _writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} is not empty; give a new folder")
+        path.mkdir(parents=True, exist_ok=True)
+        os.chmod(path, 0o700)
+        with _made_keys(path, known.name) as made:
+            _replace_keys(path, made)
+            try:
+                # The settings come last: a folder without them is no site's.
+                write_atomically(path / "site.yaml", text.encode())
+            except BaseException:
+                shutil.rmtree(path / "keys")
+                (path / "REQUEST.json").unlink()
+                raise
     return SiteHome(path)
 
 
 def renew_keys(home: SiteHome) -> None:
-    """Make new keys and a new request; the old keys are kept beside them and no longer used."""
-    number = sum(1 for _ in home.path.glob("keys-old-*"))
-    home.keys.rename(home.path / f"keys-old-{number + 1}")
-    (home.path / "WELCOME.json").unlink(missing_ok=True)
-    for statement in home.work.glob("seed-*/outbox/*.statement.json"):
-        statement.unlink()
-    _write_keys(home.path, home.settings.name)
+    """Make new keys and a new request; the old keys are kept beside them and no longer used.
+
+    Raises:
+        StorageError: the disk is full or cannot be written; then the old keys stay in force.
+    """
+    with _writing(home.path), _made_keys(home.path, home.settings.name) as made:
+        (home.path / "WELCOME.json").unlink(missing_ok=True)
+        for statement in home.work.glob("seed-*/outbox/*.statement.json"):
+            statement.unlink()
+        _replace_keys(home.path, made)
+
+
+@contextlib.contextmanager
+def _made_keys(path: Path, name: str) -> Iterator[Path]:
+    """Make keys and a request in a folder of their own inside `path`, which is gone afterwards."""
+    made = Path(tempfile.mkdtemp(dir=path, prefix=".keys-"))
+    try:
+        _write_keys(made, name)
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _replace_keys(path: Path, made: Path) -> None:
+    """Put new keys in force: renames alone, which need no space on the disk."""
+    keys = path / "keys"
+    if keys.exists():
+        numbers = [old.name.rpartition("-")[2] for old in path.glob("keys-old-*")]
+        last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+        keys.rename(path / f"keys-old-{last + 1}")
+    (made / "REQUEST.json").replace(path / "REQUEST.json")
+    (made / "keys").rename(keys)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StorageError(f"cannot write {path}: {reason}; give a folder that this user can write") from error
 
 
 def _write_keys(path: Path, name: str) -> None:
     keys = path / "keys"
-    keys.mkdir(mode=0o700, exist_ok=True)
+    keys.mkdir(mode=0o700)
     signing, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
     openssh = serialization.PrivateFormat.OpenSSH
     write_atomically(keys / "signing.key", private_pem(signing), private=True)

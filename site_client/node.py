@@ -3,7 +3,7 @@
 A stock SuperNode installs and runs whatever app bundle arrives. This loop takes its place (`flower-supernode --isolation
 process`): it never unpacks a bundle. A task whose bundle is not on the site's list is answered with an error, because a
 task that is merely dropped would block the SuperNode for ever. All that is private in Flower and used by a site stands in
-this file; tests/site_client/test_node.py is its contract.
+this file; tests/deployment is its contract.
 """
 
 import hashlib

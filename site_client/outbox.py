@@ -6,7 +6,6 @@ work/seed-N/outbox/DIGEST.statement.json  its signed statement; by this a person
 work/seed-N/receipts/DIGEST.json          the aggregator's decision
 """
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,7 @@ from casam_fed import __version__
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import Statement, open_statement, sign_statement
 from casam_fed.enrolment import Welcome
-from casam_fed.errors import ExchangeError
+from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
 from casam_fed.exchange import Receipt, Submission, decode_json
 from casam_fed.files import sha256_bytes, write_atomically
 from site_client.home import SiteHome
@@ -32,9 +31,18 @@ class Outbox:
         self.folder = home.outbox
 
     def newest(self) -> Submission | None:
-        """Return the release that was trained last."""
+        """Return the release that was trained last.
+
+        Raises:
+            ExchangeError: its file is gone, or the record of it is damaged.
+        """
         record = self.folder / "submission.json"
-        return Submission(**json.loads(record.read_text())) if record.exists() else None
+        if not record.exists():
+            return None
+        newest: Submission = decode_json(Submission, record.read_text(errors="replace"), str(record))
+        if not self.path(newest.digest).is_file():
+            raise ExchangeError(f"{self.path(newest.digest)} is gone; restore it, or run casam-site train --again")
+        return newest
 
     def forget_newest(self) -> None:
         """Let the next training make a new release; the old one stays in its file."""
@@ -66,9 +74,26 @@ class Outbox:
         receipt = self.receipt(newest.digest)
         return [newest.digest] if receipt is None or receipt.outcome == "quarantined" else []
 
-    def is_approved(self, digest: str) -> bool:
-        """Return whether a person has let this release go."""
-        return digest in self.releases() and self._statement_path(digest).exists()
+    def is_approved(self, digest: str, envelope: str | None = None) -> bool:
+        """Return whether a person has let this release go, to the federation and by the app of the welcome in force.
+
+        Args:
+            digest: of the release.
+            envelope: what is said to be its statement; None: it is not looked at.
+
+        Raises:
+            KeyFileError: as `SiteHome.signing_key`.
+        """
+        if digest not in self.releases() or not self._statement_path(digest).exists():
+            return False
+        try:
+            welcome, statement = self.home.welcome(), self._statement(digest)
+        except (EnrolmentError, SignatureError):
+            return False
+        if envelope is not None and envelope.encode() != self._statement_path(digest).read_bytes():
+            return False
+        said = (statement.release, statement.federation, statement.site, statement.backbone, statement.app)
+        return said == (digest, welcome.federation, welcome.site, welcome.backbone_digest, welcome.app)
 
     def approve(self, digest: str, size: int, task: str, welcome: Welcome, how: str) -> None:
         """Sign the statement by which a release may leave.
@@ -101,18 +126,22 @@ class Outbox:
         """Return an approved release and what accompanies it, both checked once more.
 
         Raises:
-            ExchangeError: the file is not what was approved.
-            SignatureError: the statement was not signed with this site's key.
+            ExchangeError: nobody has approved it, or the file is not what was approved.
+            KeyFileError: as `SiteHome.signing_key`.
         """
+        if not self.is_approved(digest):
+            raise ExchangeError(f"the release {digest[:12]} was not approved; run casam-site join")
         envelope = self._statement_path(digest).read_bytes()
-        key = self.home.signing_key().public_key()
-        statement = open_statement(envelope, {fingerprint(key): key}, "this site")
         data = self.path(digest).read_bytes()
-        if sha256_bytes(data) != digest or statement.release != digest:
+        if sha256_bytes(data) != digest:
             raise ExchangeError(f"{self.path(digest)} is not the release that was approved; train and approve it again")
         newest = self.newest()
         seconds = newest.seconds if newest and newest.digest == digest else {}
         return data, replace(Submission(digest, seconds), statement=envelope.decode("ascii"))
+
+    def _statement(self, digest: str) -> Statement:
+        key = self.home.signing_key().public_key()
+        return open_statement(self._statement_path(digest).read_bytes(), {fingerprint(key): key}, "this site")
 
     def _statement_path(self, digest: str) -> Path:
         return self.folder / f"{digest}.statement.json"

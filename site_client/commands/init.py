@@ -1,13 +1,12 @@
 """`casam-site init` and `rotate`."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import confirmed, parsed_options
+from casam_fed.command_line import at_terminal, confirmed, parsed_options
 from casam_fed.enrolment import open_request
 from casam_fed.errors import ConfigError
 from site_client.commands.folder import folder_argument
@@ -39,10 +38,11 @@ def init(
     name = name or _ask("Name of this site in the federation", "--name")
     kind = kind or _ask("What the data are (folder, phantom, or a name of `casam data list`)", "--data")
     data: dict[str, Any] = {"kind": kind, **parsed_options(options)}
-    if kind != "phantom":
+    if kind != "phantom" and "path" not in data:
         data["path"] = str(Path(path or _ask("Folder of the data", "--path")).absolute())
     if kind == "folder" and "classes" not in data:
-        data["classes"] = _ask("Names of the target classes, with commas", "--set classes=[...]").split(",")
+        names = _ask("Names of the target classes, with commas", "--set classes=[...]").split(",")
+        data["classes"] = [name.strip() for name in names if name.strip()]
     if kind == "phantom" and "modality" not in data:
         data["modality"] = _ask("Modality of the phantoms", "--set modality=...")
     settings = {"name": name, "data": data, **{key: value for key, value in rest.items() if value != ""}}
@@ -74,7 +74,7 @@ def _next(home: SiteHome) -> None:
 
 
 def _ask(question: str, option: str) -> str:
-    if not sys.stdin.isatty():
+    if not at_terminal():
         raise click.UsageError(f"{option} is missing, and there is no terminal to ask at.")
     answer: str = click.prompt(question)
     if not answer.strip():

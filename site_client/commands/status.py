@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from casam_fed.audit.keys import shown
-from casam_fed.enrolment import open_request
+from casam_fed.audit.keys import fingerprint, shown
 from casam_fed.errors import BankError, EnrolmentError
 from casam_fed.snapshot import read_snapshot
 from site_client.commands.folder import folder_argument
@@ -53,10 +52,12 @@ def _facts(home: SiteHome) -> dict[str, Any]:
         bank = ""
     sent = read_journal(home.journal)
     decision = f"{receipt.outcome} {receipt.code} {receipt.reason}".rstrip() if receipt else ""
-    step = "doctor" if not aggregator else "train" if newest is None else "join" if not receipt else "sync"
+    step = "doctor" if not aggregator else "train" if newest is None else "join"
+    if aggregator and receipt and receipt.outcome == "admitted":
+        step = "sync"
     return {
         "site": home.settings.name,
-        "fingerprint": open_request(home.request.read_bytes()).fingerprint,
+        "fingerprint": fingerprint(home.signing_key().public_key()),
         "aggregator": aggregator,
         "release": newest.digest if newest else "",
         "approved": bool(newest and outbox.is_approved(newest.digest)),

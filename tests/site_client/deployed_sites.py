@@ -1,0 +1,105 @@
+"""A deployed site's folder, the aggregator that welcomed it, and a message asked as Flower would."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from casam_fed.audit.snapshot import sign_snapshot
+from casam_fed.bank import LayerBank
+from casam_fed.enrolment import open_request, welcome_json
+from casam_fed.exchange import SYNC, Receipt, Request, encode_json, wrap_bytes
+from site_client.client_app import make_client_app
+from site_client.deployed import DeployedSite
+from site_client.egress import Gate
+from site_client.home import SiteHome, create_site_home
+
+from ..casam_fed.welcomes import AGGREGATOR, welcome_for
+
+# Flower's processes set this before an app runs; private, and used in tests/loopback.py alike.
+TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+
+SETTINGS: dict[str, Any] = {
+    "name": "clinic",
+    "data": {"kind": "phantom", "modality": "endoscopy", "train": 12, "test": 12, "seed": 1},
+    "threads": 1,
+    "device": "cpu",
+}
+
+
+def welcomed_home(path: Path, welcome: dict[str, Any] | None = None, **settings: Any) -> SiteHome:
+    """Make a site's folder with a welcome in it; `welcome` changes fields of that."""
+    home = create_site_home(path, {**SETTINGS, **settings})
+    give_welcome(home, **(welcome or {}))
+    return home
+
+
+def give_welcome(home: SiteHome, **changes: Any) -> None:
+    """Put a welcome into a site's folder."""
+    request = open_request(home.request.read_bytes())
+    (home.path / "WELCOME.json").write_bytes(welcome_json(welcome_for(request, **changes)))
+
+
+def approve(home: SiteHome, digest: str) -> None:
+    """Let a release go, as `casam-site join --yes` does."""
+    site = DeployedSite(home)
+    size = site.outbox.path(digest).stat().st_size
+    site.outbox.approve(digest, size, home.settings.site.task_name, site.welcome, "option")
+
+
+def request_of(kind: str, request: object = None, arrays: dict[str, bytes] | None = None) -> Message:
+    """Return a message of the aggregator."""
+    content = RecordDict({"payload": ConfigRecord({"json": encode_json(request or Request(0))})})
+    if arrays:
+        content["arrays"] = ArrayRecord({name: array_of(data) for name, data in arrays.items()})
+    return Message(content, dst_node_id=1, message_type=kind)
+
+
+def array_of(data: bytes) -> Array:
+    """Return bytes as they travel."""
+    return Array("uint8", (len(data),), "numpy.ndarray", wrap_bytes(data))
+
+
+class Asked:
+    """A site's answers: its real handlers, in this process, and the gate."""
+
+    def __init__(self, home: SiteHome) -> None:
+        self.home, self.site = home, DeployedSite(home)
+        self._app = make_client_app(lambda _context, _seed: self.site)
+        self._gate = Gate(home.journal, self.site.outbox.is_approved)
+
+    def send(self, message: Message) -> Message:
+        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+        return self._gate.passed(self._app(message, context))
+
+    def ask(self, kind: str, request: object = None, arrays: dict[str, bytes] | None = None) -> dict[str, Any]:
+        """Return the answer's payload; {"error": CODE} where there is none."""
+        payload = self.send(request_of(kind, request, arrays)).content["payload"]
+        return json.loads(payload["json"]) if "json" in payload else dict(payload)
+
+    def sync(
+        self, envelope: bytes, objects: dict[str, bytes] | None = None, receipt: Receipt | None = None
+    ) -> dict[str, Any]:
+        """Ask for a sync and return the answer."""
+        return self.ask(SYNC, Request(0, envelope.decode("ascii"), receipt), objects)
+
+    def said(self) -> str:
+        """Everything that was shown to the person at the site, by the lines of the progress file."""
+        return "".join(json.loads(line)["text"] + "\n" for line in self.home.progress.read_text().splitlines())
+
+    @property
+    def bank(self) -> str:
+        """Digest of the site's copy of the bank."""
+        return LayerBank(self.home.seeded / "bank").snapshot().digest
+
+
+def signed(bank: LayerBank) -> bytes:
+    """Return a bank's snapshot as the aggregator signs it."""
+    return sign_snapshot(bank.snapshot().data, AGGREGATOR)
+
+
+def objects_of(bank: LayerBank) -> dict[str, bytes]:
+    """Return all objects of a bank."""
+    return {digest: bank.object_bytes(digest) for digest in bank.snapshot().object_digests}

@@ -1,0 +1,415 @@
+"""A deployed site, asked through its handlers and the gate: it tells what was approved, and believes what was signed."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from casam_fed.audit.dsse import seal
+from casam_fed.audit.snapshot import sign_snapshot
+from casam_fed.audit.statement import open_statement
+from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.bank import LayerBank
+from casam_fed.errors import EnrolmentError
+from casam_fed.exchange import EVALUATE_STAGE, HELLO, SUBMIT, SYNC, Receipt, Request, StageReport, decode_json
+from casam_fed.files import sha256_bytes
+from casam_fed.release import parse
+from site_client.deployed import DeployedSite
+from site_client.journal import read_journal
+from site_client.outbox import Outbox
+from site_client.site import Site
+
+from ..casam_fed.welcomes import AGGREGATOR
+from .deployed_sites import Asked, approve, give_welcome, objects_of, request_of, signed, welcomed_home
+
+
+@pytest.fixture
+def site(home):
+    return Asked(home)
+
+
+@pytest.fixture
+def digest(home):
+    return Outbox(home).newest().digest
+
+
+def everything_below(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestHello:
+    def test_it_says_who_and_what_but_offers_nothing_that_nobody_approved(self, site):
+        hello = site.ask(HELLO)
+        assert (hello["site"], hello["task"], hello["outbox"], hello["have"]) == ("clinic", "clinic", [], [])
+        assert hello["backbone_digest"] == backbone_card("mini").sha256
+
+    def test_an_approved_release_is_offered_until_it_is_decided(self, site, digest):
+        approve(site.home, digest)
+        assert site.ask(HELLO)["outbox"] == [digest]
+        site.site.receive(Receipt(digest, "quarantined", None, "OVERLAP", "a person looks at it"))
+        assert site.ask(HELLO)["outbox"] == [digest]
+        site.site.receive(Receipt(digest, "admitted", 0))
+        assert site.ask(HELLO)["outbox"] == []
+
+    def test_it_needs_neither_backbone_nor_data(self, home):
+        """An aggregator asks all sites at once and waits seconds, not minutes."""
+        asked = Asked(home)
+        asked.ask(HELLO)
+        assert "_site" not in vars(asked.site)
+
+    def test_sites_with_the_same_method_say_the_same_whatever_their_machines(self, home):
+        one = DeployedSite(home).hello().config_digest
+        settings = home.path / "site.yaml"
+        settings.write_text(settings.read_text().replace("threads: 1", "threads: 7"))
+        assert DeployedSite(type(home)(home.path)).hello().config_digest == one
+
+    def test_without_a_welcome_there_is_no_site(self, home):
+        (home.path / "WELCOME.json").unlink()
+        with pytest.raises(EnrolmentError, match="send .*REQUEST.json to the aggregator's operator"):
+            DeployedSite(home)
+
+
+class TestSubmit:
+    def test_before_approval_only_a_code_leaves(self, site, caplog):
+        assert site.ask(SUBMIT) == {"error": "ExchangeError"}
+        assert "no approved release is waiting here" in caplog.text
+
+    def test_after_approval_the_very_release_leaves_with_its_statement(self, site, digest):
+        approve(site.home, digest)
+        reply = site.send(request_of(SUBMIT))
+        release = reply.content["arrays"]["release"].numpy().tobytes()
+        submission = json.loads(reply.content["payload"]["json"])
+        assert sha256_bytes(release) == submission["digest"] == digest == parse(release).digest
+        key = site.home.signing_key().public_key()
+        statement = open_statement(submission["statement"].encode(), {site.site.welcome.site_key: key}, "clinic")
+        assert (statement.release, statement.size) == (digest, len(release))
+        assert (statement.federation, statement.app, statement.approved) == ("test", "a" * 64, "option")
+
+    def test_it_never_trains_inside_the_handler(self, tmp_path, monkeypatch):
+        """Training takes hours, and Flower would give the message up: so it happens before, without network."""
+        monkeypatch.setattr(Site, "release", lambda self: pytest.fail("trained inside the handler"))
+        empty = Asked(welcomed_home(tmp_path / "untrained"))
+        assert empty.ask(SUBMIT) == {"error": "ExchangeError"}
+        assert empty.ask(HELLO)["outbox"] == []
+
+    def test_a_release_changed_after_its_approval_stays(self, site, digest):
+        approve(site.home, digest)
+        path = site.site.outbox.path(digest)
+        path.write_bytes(path.read_bytes()[:-1] + b"\0")
+        assert site.ask(SUBMIT) == {"error": "ExchangeError"}
+
+    def test_a_statement_by_another_key_lets_nothing_go(self, site, digest, tmp_path):
+        approve(site.home, digest)
+        other = welcomed_home(tmp_path / "other")
+        shutil.copytree(site.home.outbox, other.outbox)
+        shutil.copy(other.outbox / f"{digest}.statement.json", site.home.outbox)
+        assert Asked(other).ask(SUBMIT) == {"error": "ExchangeError"}
+
+    @pytest.mark.parametrize("change", [{"federation": "elsewhere"}, {"app": "b" * 64}])
+    def test_what_was_approved_for_one_federation_does_not_go_to_another(self, home, digest, change):
+        approve(home, digest)
+        give_welcome(home, **change)
+        site = Asked(home)
+        assert site.ask(HELLO)["outbox"] == []
+        assert site.ask(SUBMIT) == {"error": "ExchangeError"}
+
+    def test_asked_twice_it_sends_the_same_bytes(self, site, digest):
+        approve(site.home, digest)
+        first, second = (site.send(request_of(SUBMIT)).content for _ in range(2))
+        assert first["arrays"]["release"].data == second["arrays"]["release"].data
+        assert dict(first["payload"]) == dict(second["payload"])
+
+
+class TestReceipts:
+    def test_a_receipt_for_this_sites_release_is_kept(self, site, digest, banks):
+        receipt = Receipt(digest, "refused", None, "A12", "the norm is too large")
+        site.sync(signed(banks[0]), objects_of(banks[0]), receipt)
+        assert site.site.outbox.receipt(digest) == receipt
+        assert "the aggregator says: refused A12 the norm is too large" in site.said()
+
+    def test_a_receipt_for_anything_else_is_refused_and_not_kept(self, site, banks):
+        answer = site.sync(signed(banks[0]), objects_of(banks[0]), Receipt("c" * 64, "admitted", 0))
+        assert answer == {"error": "ExchangeError"}
+        assert not (site.home.seeded / "receipts").exists()
+        assert not (site.home.seeded / "bank").exists()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"digest": "../../../keys/signing"},
+            {"digest": "../" * 21 + "x"},
+            {"reason": "\x1b[2J\x1b[1;1Hall is well"},
+            {"reason": "line\nline"},
+            {"reason": "x" * 601},
+            {"code": "\x07"},
+            {"outcome": "\x1b[2J"},
+        ],
+    )
+    def test_a_receipt_can_neither_leave_its_folder_nor_move_the_cursor(self, site, digest, banks, change):
+        before = everything_below(site.home.path.parent)
+        request = {
+            "seed": 0,
+            "snapshot": signed(banks[0]).decode(),
+            "last": False,
+            "receipt": {"digest": digest, "outcome": "refused", "sequence": None, "code": "A1", "reason": "", **change},
+        }
+        assert site.ask(SYNC, request) == {"error": "ExchangeError"}
+        changed = {
+            name for name, data in everything_below(site.home.path.parent).items() if data != before.get(name, b"")
+        }
+        assert changed <= {"clinic/journal.jsonl", "clinic/progress.jsonl"}
+
+
+class TestSync:
+    def test_a_signed_bank_arrives_whole(self, site, banks):
+        answer = site.sync(signed(banks[2]), objects_of(banks[2]))
+        assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
+        assert answer["have"] == sorted(banks[2].snapshot().object_digests) == site.ask(HELLO)["have"]
+        assert (site.home.seeded / "bank.signed.json").read_bytes() == signed(banks[2])
+
+    def test_the_same_bank_again_changes_nothing(self, site, banks):
+        first = site.sync(signed(banks[1]), objects_of(banks[1]))
+        assert site.sync(signed(banks[1])) == first
+
+    def test_later_only_what_is_new_is_needed(self, site, banks):
+        site.sync(signed(banks[1]), objects_of(banks[1]))
+        fresh = banks[2].snapshot().entries[-1].digest
+        answer = site.sync(signed(banks[2]), {fresh: banks[2].object_bytes(fresh)})
+        assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
+
+    def test_it_may_come_in_portions_and_until_then_the_old_bank_stands(self, site, banks):
+        site.sync(signed(banks[0]), objects_of(banks[0]))
+        kept = everything_below(site.home.seeded / "bank")
+        lacking = [entry.digest for entry in banks[2].snapshot().entries]
+        answer = site.sync(signed(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
+        assert answer["bank_digest"] == ""
+        assert lacking[0] in answer["have"]
+        assert everything_below(site.home.seeded / "bank") == kept
+        assert Asked(site.home).ask(HELLO)["have"] == answer["have"]
+        answer = site.sync(signed(banks[2]), {lacking[1]: banks[2].object_bytes(lacking[1])})
+        assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
+        assert not (site.home.seeded / "incoming").exists()
+
+    def test_a_portion_that_rotted_on_the_disk_is_lacking_and_can_be_sent_again(self, site, banks):
+        lacking = [entry.digest for entry in banks[2].snapshot().entries]
+        site.sync(signed(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
+        (site.home.seeded / "incoming" / f"{lacking[0]}.safetensors").write_bytes(b"rotten")
+        assert lacking[0] not in site.ask(HELLO)["have"]
+        assert site.sync(signed(banks[2]), objects_of(banks[2]))["bank_digest"] == site.bank
+
+    def test_an_entry_that_rotted_on_the_disk_is_lacking_and_mends_the_copy_when_sent_again(self, site, banks):
+        site.sync(signed(banks[1]), objects_of(banks[1]))
+        rotten = banks[1].snapshot().entries[0].digest
+        path = site.home.seeded / "bank" / "objects" / f"{rotten}.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+        assert rotten not in site.ask(HELLO)["have"]
+        answer = site.sync(signed(banks[1]), {rotten: banks[1].object_bytes(rotten)})
+        assert answer["bank_digest"] == banks[1].snapshot().digest
+        assert sha256_bytes(path.read_bytes()) == rotten
+
+    @pytest.fixture
+    def holding(self, site, banks):
+        """A site that holds the bank with two entries."""
+        site.sync(signed(banks[2]), objects_of(banks[2]))
+        return site
+
+    def refuses(self, site, envelope, objects=None, code="BankError"):
+        before = everything_below(site.home.seeded)
+        assert site.sync(envelope, objects) == {"error": code}
+        assert everything_below(site.home.seeded) == before
+
+    def test_another_key_is_refused(self, holding, banks):
+        other = Ed25519PrivateKey.generate()
+        self.refuses(holding, sign_snapshot(banks[2].snapshot().data, other), code="SignatureError")
+
+    def test_a_forged_signature_is_refused(self, holding, banks):
+        envelope = json.loads(signed(banks[2]))
+        forged = json.loads(signed(banks[1]))
+        envelope["signatures"] = forged["signatures"]
+        self.refuses(holding, json.dumps(envelope, separators=(",", ":")).encode(), code="SignatureError")
+
+    def test_a_bare_snapshot_as_the_simulation_sends_it_is_refused(self, holding, banks):
+        self.refuses(holding, banks[2].snapshot().data, code="SignatureError")
+
+    def test_another_document_signed_by_the_aggregator_is_no_bank(self, holding, banks):
+        envelope = seal("application/vnd.in-toto+json", banks[2].snapshot().data, AGGREGATOR)
+        self.refuses(holding, envelope, code="SignatureError")
+
+    def test_an_envelope_with_an_addition_is_refused(self, holding, banks):
+        self.refuses(holding, signed(banks[2]) + b" ", code="SignatureError")
+        self.refuses(holding, b"", code="SignatureError")
+
+    @pytest.mark.parametrize("older", [0, 1])
+    def test_a_bank_rolled_back_is_refused(self, holding, banks, older):
+        self.refuses(holding, signed(banks[older]), objects_of(banks[older]))
+
+    def test_a_forked_bank_is_refused(self, holding, banks):
+        snapshot = banks[2].snapshot()
+        first, second = snapshot.entries
+        forked = dataclasses.replace(snapshot, entries=(first, dataclasses.replace(second, digest="c" * 64)))
+        self.refuses(holding, sign_snapshot(forked.data, AGGREGATOR))
+        reordered = (dataclasses.replace(second, sequence=0), dataclasses.replace(first, sequence=1))
+        self.refuses(holding, sign_snapshot(dataclasses.replace(snapshot, entries=reordered).data, AGGREGATOR))
+
+    def test_a_retired_entry_does_not_come_back(self, holding, banks, tmp_path):
+        shutil.copytree(banks[2].folder, tmp_path / "bank")
+        bank = LayerBank(tmp_path / "bank")
+        bank.retire("other")
+        assert holding.sync(signed(bank))["bank_digest"] == bank.snapshot().digest
+        self.refuses(holding, signed(banks[2]), objects_of(banks[2]))
+
+    def test_a_bank_of_another_backbone_is_refused(self, site, banks):
+        """Also by a site that holds no bank yet, and so has nothing to compare with."""
+        foreign = dataclasses.replace(banks[0].snapshot(), backbone_digest="d" * 64)
+        self.refuses(site, sign_snapshot(foreign.data, AGGREGATOR), objects_of(banks[0]), "ExchangeError")
+
+    def test_missing_objects_are_named_by_what_is_held_and_no_bank_is_made(self, site, banks):
+        answer = site.sync(signed(banks[2]))
+        assert answer == {"bank_digest": "", "have": []}
+        assert not (site.home.seeded / "bank").exists()
+
+    def test_an_object_that_the_snapshot_does_not_name_is_refused(self, site, banks):
+        extra = {sha256_bytes(b"extra"): b"extra"}
+        self.refuses(site, signed(banks[0]), extra, "ExchangeError")
+
+    def test_an_object_with_another_digest_is_refused(self, site, banks):
+        digest = banks[2].snapshot().entries[0].digest
+        self.refuses(site, signed(banks[2]), {digest: b"something else"}, "ExchangeError")
+
+    @pytest.mark.parametrize("name", ["../../../keys/signing.key", "/etc/passwd", "a/b", "..", "\x1b[2J"])
+    def test_a_digest_that_is_a_path_leads_nowhere(self, site, banks, name):
+        self.refuses(site, signed(banks[0]), {name: b"x"}, "ExchangeError")
+
+    def test_an_entry_that_is_signed_and_yet_no_release_is_refused(self, holding, banks):
+        """A stolen key signs anything: what it signs must still be a release of this backbone."""
+        data = b"not a release"
+        snapshot = banks[2].snapshot()
+        entry = dataclasses.replace(
+            snapshot.entries[0], sequence=2, task="third", digest=sha256_bytes(data), bytes=len(data)
+        )
+        bad = dataclasses.replace(snapshot, entries=(*snapshot.entries, entry))
+        assert holding.sync(sign_snapshot(bad.data, AGGREGATOR), {entry.digest: data}) == {"error": "ReleaseError"}
+        assert holding.bank == snapshot.digest
+        assert holding.sync(signed(banks[2]))["bank_digest"] == snapshot.digest
+
+    def test_an_array_that_is_not_plain_bytes_is_refused(self, site, banks):
+        message = request_of(SYNC, Request(0, signed(banks[0]).decode()), objects_of(banks[0]))
+        array = next(iter(message.content["arrays"].values()))
+        array.data = array.data.replace(b"|u1", b"|i1")
+        assert dict(site.send(message).content["payload"]) == {"error": "ExchangeError"}
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def holding(self, site, banks):
+        site.sync(signed(banks[2]), objects_of(banks[2]))
+        return site
+
+    def test_small_groups_stay_and_the_full_report_is_kept_at_the_site(self, holding):
+        told = holding.ask(EVALUATE_STAGE)
+        path = holding.home.seeded / "stages" / f"{holding.bank}.json"
+        kept = json.loads(path.read_text())
+        assert kept["gaussian"]["strengths"]
+        for way in ("zero_shot", "oracle", "gaussian", "vae"):
+            assert told[way]["scores"] == kept[way]["scores"]
+            assert (told[way]["strengths"], told[way]["decoded"]) == ([], 0)
+            assert all(count >= 10 for count in told[way]["chosen"].values())
+            assert set(told[way]["chosen"].items()) <= set(kept[way]["chosen"].items())
+
+    def test_banks_without_a_task_are_thinned_out_too(self, holding, monkeypatch):
+        honest = Site.evaluate
+
+        def split(self, last):
+            report = honest(self, last)
+            few = dataclasses.replace(report.gaussian, chosen={"clinic": 9, "other": 3})
+            without = {"other": {"gaussian": few, "vae": few}}
+            return dataclasses.replace(report, gaussian=few, vae=few, without=without)
+
+        monkeypatch.setattr(Site, "evaluate", split)
+        told = holding.ask(EVALUATE_STAGE, Request(0, last=True))
+        assert told["gaussian"]["chosen"] == told["vae"]["chosen"] == {}
+        assert told["without"]["other"]["gaussian"]["chosen"] == {}
+        assert told["without"]["other"]["gaussian"]["strengths"] == []
+        kept = decode_json(
+            StageReport, (holding.home.seeded / "stages" / f"{holding.bank}.json").read_text(), "this site"
+        )
+        assert dict(kept.gaussian.chosen) == {"clinic": 9, "other": 3}
+
+    def test_with_too_few_test_images_nothing_is_told_and_the_site_still_knows(self, home, banks, caplog):
+        settings = home.path / "site.yaml"
+        settings.write_text(settings.read_text() + "minimum_images: 13\n")
+        site = Asked(type(home)(home.path))
+        site.sync(signed(banks[1]), objects_of(banks[1]))
+        assert site.ask(EVALUATE_STAGE) == {"error": "WithheldError"}
+        assert (site.home.seeded / "stages" / f"{site.bank}.json").exists()
+        assert "fewer than 13 test images: their scores stay here" in caplog.text
+
+    def test_without_a_bank_there_is_only_a_code(self, site):
+        assert site.ask(EVALUATE_STAGE) == {"error": "BankError"}
+
+
+class TestWhateverArrives:
+    def test_no_sentence_travels_and_each_answer_stands_in_the_journal(self, site, digest, banks):
+        approve(site.home, digest)
+        site.ask(HELLO)
+        site.ask(SUBMIT)
+        site.sync(signed(banks[2]), objects_of(banks[2]))
+        site.sync(signed(banks[1]))
+        site.ask(EVALUATE_STAGE)
+        lines = read_journal(site.home.journal)
+        assert [line["kind"] for line in lines] == [HELLO, SUBMIT, SYNC, SYNC, EVALUATE_STAGE]
+        assert [part["name"] for part in lines[1]["parts"]] == ["payload", "release"]
+        assert lines[1]["parts"][1]["sha256"] == digest
+        assert [part["name"] for part in lines[3]["parts"]] == ["error"]
+        assert str(site.home.path) not in site.home.journal.read_text()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "{",
+            "[]",
+            "null",
+            '{"seed": "one"}',
+            '{"seed": 0, "\\u001b[2J": 1}',
+            '{"seed": 0, "snapshot": 7}',
+            '{"seed": 0, "snapshot": "\\ud800"}',
+            '{"seed": 0, "snapshot": "\\u00e9"}',
+            '{"seed": NaN}',
+            "[" * 100_000,
+            "x" * ((1 << 20) + 1),
+        ],
+        ids=range(12),
+    )
+    @pytest.mark.parametrize("kind", [HELLO, SUBMIT, SYNC, EVALUATE_STAGE])
+    def test_a_request_that_is_none_costs_a_code_and_writes_nothing_on_the_terminal(self, site, kind, text, caplog):
+        content = RecordDict({"payload": ConfigRecord({"json": text})})
+        payload = site.send(Message(content, dst_node_id=1, message_type=kind)).content["payload"]
+        if list(payload) == ["error"]:
+            assert payload["error"].isidentifier()
+        else:
+            # The snapshot of a request matters to a sync only.
+            assert kind == HELLO
+            assert "snapshot" in text
+        assert all(record.getMessage().isprintable() for record in caplog.records)
+
+    @pytest.mark.parametrize("content", [RecordDict(), RecordDict({"payload": ConfigRecord({})})])
+    def test_a_message_without_payload_costs_a_code(self, site, content):
+        for kind in (HELLO, SUBMIT, SYNC, EVALUATE_STAGE):
+            reply = site.send(Message(content, dst_node_id=1, message_type=kind))
+            assert dict(reply.content["payload"]) == {"error": "ExchangeError"}
+
+    def test_what_is_shown_cannot_move_the_cursor_and_a_full_disk_costs_only_the_line(self, home):
+        home.say("\x1b[2Jthe bank\u202e\r\nhas 1 task")
+        assert json.loads(home.progress.read_text())["text"] == "\\x1b[2Jthe bank\\u202e\\r\\nhas 1 task"
+        home.progress.unlink()
+        home.progress.mkdir()
+        home.say("lost")
+
+    def test_what_is_shown_is_for_this_user_only(self, home):
+        home.progress.unlink(missing_ok=True)
+        home.say("hello")
+        assert home.progress.stat().st_mode & 0o777 == 0o600
