@@ -1,7 +1,7 @@
 """The SuperLink's Control API, called in this process: who is registered, who is online, start a run, how did it end.
 
 Flower offers this as a command line only, which takes a second and a half per call; the watcher asks every second. All that
-is private in Flower and used by the aggregator stands in this file; tests/aggregator/test_superlink.py is its contract.
+is private in Flower and used by the aggregator stands in this file; tests/deployment is its contract.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from flwr.cli.build import build_fab_from_disk
 from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
@@ -111,6 +110,9 @@ class SuperLink:
 
 def build_app() -> bytes:
     """Return the bundle of the thin delivery app; compression differs between platforms, so an aggregator keeps it."""
+    # Only `init` needs it, and it would stay in the memory of a running aggregator.
+    from flwr.cli.build import build_fab_from_disk
+
     return build_fab_from_disk(Path(__file__).parent / "app")
 
 
