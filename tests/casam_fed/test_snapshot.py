@@ -119,7 +119,7 @@ def test_entries_that_contradict_each_other_are_refused(snapshot, why):
     [("a" * 64, "../../etc/passwd"), ('"a"', '"../a"'), ('"active"', '"paused"'), ('"bytes":100', '"bytes":-1')],
 )
 def test_names_and_digests_can_lead_nowhere(change):
-    with pytest.raises(BankError, match="not valid at 'entries.0"):
+    with pytest.raises(BankError, match=r"not valid at 'entries.0"):
         Snapshot.parse(OLD.data.decode().replace(*change, 1).encode())
 
 

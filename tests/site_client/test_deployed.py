@@ -68,7 +68,7 @@ class TestHello:
 
     def test_without_a_welcome_there_is_no_site(self, home):
         (home.path / "WELCOME.json").unlink()
-        with pytest.raises(EnrolmentError, match="send .*REQUEST.json to the aggregator's operator"):
+        with pytest.raises(EnrolmentError, match=r"send .*REQUEST.json to the aggregator's operator"):
             DeployedSite(home)
 
 
