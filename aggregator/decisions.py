@@ -16,7 +16,9 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from aggregator.admission import Decision, EnrolledSite, Limits, Standing, examine
 from aggregator.home import Home
@@ -27,8 +29,9 @@ from casam_fed.config import STRICT
 from casam_fed.errors import BankError
 from casam_fed.exchange import Reason, Receipt
 from casam_fed.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
-from casam_fed.release import parse
+from casam_fed.release import Release, parse
 from casam_fed.routing.state import router_state_from
+from casam_fed.snapshot import Entry, read_snapshot
 
 __all__ = ["Decisions", "Record"]
 
@@ -73,14 +76,23 @@ class Decisions:
         self.home = home
 
     def is_decided(self, digest: str, site: str) -> bool:
-        """Return whether this site's release is in the bank or in quarantine; one refused may be offered again."""
-        return self._path(site, digest).exists() and self.record(site, digest).outcome != "refused"
+        """Return whether this site's release was admitted or is in quarantine; one refused may be offered again.
+
+        One that is missing from the quarantine counts as not decided: the site is asked for it once more.
+        """
+        if not self._path(site, digest).exists():
+            return False
+        outcome = self.record(site, digest).outcome
+        return outcome == "admitted" or (outcome == "quarantined" and self._quarantined(site, digest).exists())
 
     def receipt(self, outbox: Sequence[str], site: str) -> Receipt | None:
-        """Return the decision about the newest release of a site's outbox, once there is one."""
+        """Return the decision about the newest release of a site's outbox, once there is one.
+
+        A site that offers a release that was admitted and then retired is told that.
+        """
         if not outbox or not self._path(site, outbox[-1]).exists():
             return None
-        return self.record(site, outbox[-1]).receipt
+        return self._told(self.record(site, outbox[-1]))
 
     def record(self, site: str, digest: str) -> Record:
         """Return a decision.
@@ -93,7 +105,9 @@ class Decisions:
             with as_storage_error("read", path):
                 record: Record = TypeAdapter(Record).validate_json(path.read_bytes())
         except (ValidationError, FileNotFoundError) as error:
-            raise BankError(f"{path} is missing or damaged; restore it from a copy") from error
+            raise _damaged(path) from error
+        if (record.site, record.digest) != (site, digest):
+            raise _damaged(path)
         return record
 
     def records(self) -> list[Record]:
@@ -108,12 +122,16 @@ class Decisions:
     def decide(self, data: bytes, envelope: bytes, site: str) -> Receipt:
         """Examine a release, carry out what is decided, and return what the site is told.
 
+        What was admitted or is in quarantine stays as it was decided, whatever now comes with the same bytes.
+
         Raises:
             BankError, StorageError: the aggregator's own files are not in order or the disk is full; nothing is decided.
         """
+        digest = sha256_bytes(data)
+        if self.is_decided(digest, site):
+            return self._told(self.record(site, digest))
         bank = LayerBank(self.home.bank)
         decision = examine(data, envelope, site, self._standing(bank))
-        digest = sha256_bytes(data)
         sequence = None
         if decision.outcome == "quarantined":
             write_atomically(self._quarantined(site, digest), data)
@@ -123,39 +141,72 @@ class Decisions:
         self._write(record)
         return record.receipt
 
-    def accept(self, task: str) -> Record:
-        """Admit a quarantined release, because a person has looked at it.
+    def accept(self, task: str, site: str | None = None) -> Record:
+        """Admit a quarantined release, the newest of its site, because a person has looked at it.
+
+        Args:
+            task: its task.
+            site: whose it is; needed where several sites named their task so.
 
         Raises:
-            BankError: none waits for that task, or the bank refuses it.
+            BankError: none waits for that task, or several sites' do, or the bank refuses it.
             StorageError: the disk is full or cannot be written.
         """
-        waiting = [record for record in self.records() if record.outcome == "quarantined" and record.task == task]
+        waiting = [
+            record
+            for record in self.records()
+            if record.outcome == "quarantined" and record.task == task and site in (None, record.site)
+        ]
         if not waiting:
             raise BankError(
                 f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
             )
+        if len(owners := sorted({record.site for record in waiting})) > 1:
+            raise BankError(f"releases of task {task} wait from {', '.join(owners)}; choose one with --site")
         old = waiting[-1]
-        path = self._quarantined(old.site, old.digest)
-        with as_storage_error("read", path):
-            release = parse(path.read_bytes())
-        if release.digest != old.digest:
-            raise BankError(f"{path} is not the release that was quarantined; let the site send it again")
-        sequence = LayerBank(self.home.bank).admit(release).sequence
+        release = self.quarantined(old)
+        bank = LayerBank(self.home.bank)
+        _check_free(release, bank.snapshot().entries)
+        sequence = bank.admit(release).sequence
         record = replace(old, outcome="admitted", sequence=sequence, accepted=_now(), reason="accepted by the operator")
         self._write(record)
-        path.unlink(missing_ok=True)
+        self._quarantined(old.site, old.digest).unlink(missing_ok=True)
         return record
+
+    def quarantined(self, record: Record) -> Release:
+        """Return a release that waits for a person, checked once more.
+
+        Raises:
+            BankError: its file is missing or damaged.
+        """
+        path = self._quarantined(record.site, record.digest)
+        try:
+            with as_storage_error("read", path):
+                data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise BankError(f"{path} is missing; {record.site} is asked for it again when it comes online") from error
+        if sha256_bytes(data) != record.digest:
+            raise BankError(
+                f"{path} is not the release that was quarantined; delete it: {record.site} is then asked for it again"
+            )
+        return parse(data)
+
+    def _told(self, record: Record) -> Receipt:
+        entries = [entry for entry in read_snapshot(self.home.bank).entries if entry.digest == record.digest]
+        if record.outcome == "admitted" and entries and all(entry.status == "retired" for entry in entries):
+            reason = f"the release is entry {entries[0].sequence}, which was retired; a new training makes a new one"
+            return Receipt(record.digest, "refused", None, "R115", reason)
+        return record.receipt
 
     def _standing(self, bank: LayerBank) -> Standing:
         config = self.home.config
         return Standing(
             federation=config.federation,
-            app=sha256_file(self.home.app),
+            app=_digest_of(self.home.app),
             backbone=bank.snapshot().backbone,
             backbone_digest=bank.snapshot().backbone_digest,
             background=bank.background,
-            probes=load_file(self.home.probes),
+            probes=_probes(self.home.probes),
             sites=_enrolled(self.home.sites),
             entries=bank.snapshot().entries,
             routers={entry.task: router_state_from(bank.load(entry.task).router) for entry in bank.entries()},
@@ -187,6 +238,41 @@ def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequenc
         statement=envelope.decode("ascii") if statement else "",
         overlap=decision.overlap.to_json() if decision.overlap else "",
     )
+
+
+def _damaged(path: Path) -> BankError:
+    return BankError(f"{path} is missing or damaged; restore it from a copy")
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        with as_storage_error("read", path):
+            return sha256_file(path)
+    except FileNotFoundError as error:
+        raise _damaged(path) from error
+
+
+def _probes(path: Path) -> dict[str, Tensor]:
+    try:
+        with as_storage_error("read", path):
+            probes: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise _damaged(path) from error
+    return probes
+
+
+def _check_free(release: Release, entries: Sequence[Entry]) -> None:
+    """Check what admission has checked already: the bank may have changed since.
+
+    Raises:
+        BankError: the release was retired, or its task is somebody's.
+    """
+    for entry in entries:
+        same = entry.digest == release.digest
+        if same and entry.status == "retired":
+            raise BankError(f"this release is entry {entry.sequence}, which was retired; a new training makes a new one")
+        if entry.status == "active" and not same and entry.task.casefold() == release.card.task.casefold():
+            raise BankError(f"task {entry.task} of {entry.site} has another release in force; retire that first")
 
 
 def _enrolled(folder: Path) -> Mapping[str, EnrolledSite]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from aggregator.dialogue import Dialogue, bytes_of, text_of
+from aggregator.dialogue import Dialogue, Pushed, bytes_of, text_of
 from aggregator.home import Home
 from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.errors import CasamError, ExchangeError
@@ -72,15 +72,9 @@ class _Delivery:
         self.results[site].error = str(error)
         self.say(f"{site}: {error}")
 
-    def answers(
-        self,
-        kind: str,
-        requests: Mapping[str, Request],
-        timeout: float,
-        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
-    ) -> Iterator[tuple[str, RecordDict]]:
-        """Ask all sites at once and yield the answers; sites that give none are failed."""
-        for site, answer in self.dialogue.try_to_ask(kind, requests, arrays, timeout).items():
+    def answers(self, pushed: Pushed, timeout: float) -> Iterator[tuple[str, RecordDict]]:
+        """Yield the answers to what was pushed; sites that give none are failed."""
+        for site, answer in self.dialogue.answers(pushed, timeout).items():
             if isinstance(answer, ExchangeError):
                 self.fail(site, answer)
             else:
@@ -99,9 +93,14 @@ def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str
     # torch takes seconds to import, and the sites take seconds to answer: both at once.
     threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
     run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
-    _meet(run)
-    for sites in _batches(run.good()):
-        _take(run, sites)
+    pushed = run.dialogue.push(HELLO, dict.fromkeys(nodes, Request(0)))
+    # A SuperNode that has just answered takes the next message at once, but sleeps for three seconds where there is none.
+    newcomers = [site for site in nodes if not (home.admissions / site).exists()][:_AT_ONCE]
+    early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request(0)))
+    _meet(run, pushed)
+    _take(run, newcomers, early)
+    for sites in _batches([site for site in run.good() if site not in newcomers]):
+        _take(run, sites, None)
     for sites in _batches(run.good()):
         _bring(run, sites)
     return run.results
@@ -116,7 +115,7 @@ def evaluate(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[st
     run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
     bank = read_snapshot(home.bank).digest
     requests = dict.fromkeys(nodes, Request(0))
-    for site, answer in run.answers(EVALUATE_STAGE, requests, _EVALUATE_S):
+    for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), _EVALUATE_S):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
         except ExchangeError as error:
@@ -128,10 +127,10 @@ def evaluate(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[st
     return run.results
 
 
-def _meet(run: _Delivery) -> None:
+def _meet(run: _Delivery, pushed: Pushed) -> None:
     """Let the sites introduce themselves; a name must be the one that the node's key was enrolled for."""
     snapshot = read_snapshot(run.home.bank)
-    for site, answer in run.answers(HELLO, dict.fromkeys(run.dialogue.nodes, Request(0)), _HELLO_S):
+    for site, answer in run.answers(pushed, _HELLO_S):
         try:
             hello: Hello = decode_json(Hello, text_of(answer), f"site {site}")
             if hello.site != site:
@@ -144,14 +143,24 @@ def _meet(run: _Delivery) -> None:
         run.hellos[site] = hello
 
 
-def _take(run: _Delivery, sites: Sequence[str]) -> None:
-    """Take and decide about the releases that these sites offer; those decided about already are not sent again."""
+def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
+    """Take and decide about the releases that these sites offer; those decided about already are not sent again.
+
+    What was asked for `early`, before the site had said whether it offers anything, counts only if it does.
+    """
     from aggregator.decisions import Decisions
 
     decisions = Decisions(run.home)
-    offering = {site: run.hellos[site].outbox[-1] for site in sites if run.hellos[site].outbox}
-    fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
-    for site, answer in run.answers(SUBMIT, dict.fromkeys(fresh, Request(0)), _TRANSFER_S):
+    offering = {site: hello.outbox[-1] for site in sites if (hello := run.hellos.get(site)) and hello.outbox}
+    if early is None:
+        fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
+        early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request(0)))
+    for site, answer in run.dialogue.answers(early, _TRANSFER_S).items():
+        if site not in offering:
+            continue
+        if isinstance(answer, ExchangeError):
+            run.fail(site, answer)
+            continue
         try:
             data = bytes_of(answer, "release", f"site {site}")
             submission: Submission = decode_json(Submission, text_of(answer), f"site {site}")
@@ -180,7 +189,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
         portions = {site: _portion(bank, [d for d in snapshot.object_digests if d not in have[site]]) for site in have}
         requests = {site: Request(0, envelope, receipts[site]) for site in have}
         held, have = have, {}
-        for site, answer in run.answers(SYNC, requests, _TRANSFER_S, portions):
+        for site, answer in run.answers(run.dialogue.push(SYNC, requests, portions), _TRANSFER_S):
             try:
                 synced: Synced = decode_json(Synced, text_of(answer), f"site {site}")
             except CasamError as error:

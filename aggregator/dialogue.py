@@ -30,7 +30,7 @@ from casam_fed.exchange import (
     wrap_bytes,
 )
 
-__all__ = ["Dialogue", "bytes_of", "meet", "text_of"]
+__all__ = ["Dialogue", "Pushed", "bytes_of", "meet", "text_of"]
 
 _ANSWER_S = 24 * 3600.0
 _ONLINE_S = 300.0
@@ -97,22 +97,52 @@ class Dialogue:
         timeout: float = _ANSWER_S,
     ) -> dict[str, RecordDict | ExchangeError]:
         """As `ask`, but a site that fails or does not answer within `timeout` seconds gives its error instead."""
+        return self.answers(self.push(kind, requests, arrays), timeout)
+
+    def push(
+        self,
+        kind: str,
+        requests: Mapping[str, object],
+        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
+    ) -> "Pushed":
+        """Send as `ask` does, and leave the waiting for `answers`."""
         messages = [
             _message(kind, self.nodes[site], request, (arrays or {}).get(site, {}))
             for site, request in requests.items()
         ]
+        return Pushed(kind, tuple(requests), _push(self.grid, messages))
+
+    def answers(self, pushed: "Pushed", timeout: float) -> dict[str, RecordDict | ExchangeError]:
+        """Wait for the answers to what was pushed, and return them or, for each site that gives none, its error."""
         names = {node: site for site, node in self.nodes.items()}
         answers: dict[str, RecordDict | ExchangeError] = {
-            site: ExchangeError(f"no answer to {kind} from {site}; see whether it is still running")
-            for site in requests
+            site: ExchangeError(f"no answer to {pushed.kind} from {site}; see whether it is still running")
+            for site in pushed.sites
         }
-        for node, reply in _replies(self.grid, messages, timeout).items():
+        for node, reply in _replies(self.grid, pushed.waiting, timeout).items():
             site = names[node]
             try:
                 answers[site] = _content(reply, f"site {site}")
             except ExchangeError as error:
                 answers[site] = error
         return answers
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Messages that Flower has taken, by their number, and when each node had come online before."""
+
+    nodes: Mapping[str, int]
+    activated: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """One message to each of some sites, not yet answered."""
+
+    kind: str
+    sites: tuple[str, ...]
+    waiting: Waiting
 
 
 def meet(
@@ -131,7 +161,8 @@ def meet(
         time.sleep(0.5)
     hellos: dict[str, Hello] = {}
     nodes: dict[str, int] = {}
-    for node, reply in _replies(grid, [_message(HELLO, node, Request(seed), {}) for node in ids], _ANSWER_S).items():
+    pushed = _push(grid, [_message(HELLO, node, Request(seed), {}) for node in ids])
+    for node, reply in _replies(grid, pushed, _ANSWER_S).items():
         hello = decode_json(Hello, text_of(_content(reply, f"node {node}")), f"node {node}")
         if hello.site in nodes:
             raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
@@ -142,19 +173,25 @@ def meet(
     return Dialogue(grid, {site: nodes[site] for site in expected}), hellos
 
 
-def _replies(grid: Grid, messages: Sequence[Message], timeout: float) -> dict[int, Message]:
-    """Send one message to each node and return their replies by node; those that do not come in time are absent.
+def _push(grid: Grid, messages: Sequence[Message]) -> Waiting:
+    """Send one message to each node; those that Flower does not take are left out."""
+    activated = _activations(grid)
+    numbers = grid.push_messages(messages)
+    nodes = {
+        number: message.metadata.dst_node_id
+        for number, message in zip(numbers, messages, strict=True)
+        if number is not None
+    }
+    return Waiting(nodes, activated)
+
+
+def _replies(grid: Grid, pushed: Waiting, timeout: float) -> dict[int, Message]:
+    """Return the replies to pushed messages by node; those that do not come in time are absent.
 
     Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes. A node
     that went away and came back has lost its message, which Flower says only a minute later: it is not waited for.
     """
-    activated = _activations(grid)
-    pushed = grid.push_messages(messages)
-    waiting = {
-        number: message.metadata.dst_node_id
-        for number, message in zip(pushed, messages, strict=True)
-        if number is not None
-    }
+    waiting, activated = dict(pushed.nodes), pushed.activated
     deadline = time.monotonic() + timeout
     look_at = time.monotonic() + _AWAY_S
     pause = _SOONEST_S

@@ -13,7 +13,12 @@ flower/           Flower's own state
 logs/             one file per process
 """
 
+import contextlib
+import ipaddress
+import os
 import secrets
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,11 +33,11 @@ from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, pub
 from casam_fed.card import Slug
 from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
 from casam_fed.enrolment import Address, EnrolmentRequest, Welcome
-from casam_fed.errors import ConfigError
+from casam_fed.errors import ConfigError, StorageError
 from casam_fed.files import sha256_file, write_atomically
 from casam_fed.snapshot import read_snapshot
 
-__all__ = ["AggregatorConfig", "Home", "create_home", "host_and_port", "welcome_of"]
+__all__ = ["AggregatorConfig", "Home", "create_home", "default_listen", "host_and_port", "welcome_of"]
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -57,6 +62,20 @@ class AggregatorConfig:
     method: MethodConfig = Field(default_factory=MethodConfig)
     minimum_images: Annotated[int, Field(ge=0)] = 10
 
+    def __post_init__(self) -> None:
+        """Check what no pattern tells.
+
+        Raises:
+            ConfigError: a port that does not exist, or one for two servers.
+        """
+        for key in ("address", "listen"):
+            if host_and_port(getattr(self, key))[1] > 65535:
+                raise ConfigError(f"'{key}' cannot be {getattr(self, key)!r}: ports end at 65535; mend that value")
+        if host_and_port(self.listen)[1] == self.superlink_port:
+            raise ConfigError(
+                f"'listen' and 'superlink_port' cannot both have port {self.superlink_port}; give another superlink_port"
+            )
+
 
 class Home:
     """An aggregator's folder that `create_home` has made."""
@@ -68,7 +87,8 @@ class Home:
             ConfigError: it is no aggregator's folder, or its settings are wrong.
         """
         self.path = path.absolute()
-        if not (self.path / "aggregator.yaml").is_file():
+        # os.path says no where pathlib raises: the folder may be another user's.
+        if not os.path.isfile(self.path / "aggregator.yaml"):
             raise ConfigError(f"{path} is not an aggregator's folder; make one with casam-aggregator init {path}")
         self.config = from_mapping(AggregatorConfig, read_yaml(self.path / "aggregator.yaml"), "aggregator.yaml")
 
@@ -153,15 +173,17 @@ class Home:
 def create_home(path: Path, config: AggregatorConfig) -> Home:
     """Make an aggregator's folder: keys, certificate, app and an empty bank for the backbone.
 
-    The settings are written last, so that an interrupted call leaves no folder that looks finished.
+    The settings are written last, so that an interrupted call leaves no folder that looks finished. A call that fails takes
+    back what it has made, so that it can be repeated.
 
     Raises:
         ConfigError: the folder holds something already, or the address has no usable host.
         BackboneError: the backbone is unknown or not on this machine.
         StorageError: the disk is full or cannot be written.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} is not empty; give a new folder")
+    with _writing(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} is not empty; give a new folder")
     # torch and Flower take seconds to import, and only this needs both.
     from safetensors.torch import save
 
@@ -172,16 +194,19 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
     from casam_fed.routing.overlap import probe_features
 
     backbone = load_backbone(config.method.backbone, config.method.device)
-    path.mkdir(parents=True, exist_ok=True)
-    keys = path / "keys"
-    keys.mkdir(mode=0o700)
-    create_authority(keys, config.federation, host_and_port(config.address)[0])
-    write_atomically(keys / "signing.key", private_pem(Ed25519PrivateKey.generate()), private=True)
-    write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
-    write_atomically(path / "app.fab", build_app())
-    LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
-    write_atomically(path / "probes.safetensors", save(probe_features(backbone)))
-    write_atomically(path / "aggregator.yaml", _settings(config))
+    with _writing(path), _taken_back(path):
+        path.mkdir(parents=True, exist_ok=True)
+        # Flower's database in it holds whole messages: nothing here is for other users.
+        os.chmod(path, 0o700)
+        keys = path / "keys"
+        keys.mkdir(mode=0o700)
+        create_authority(keys, config.federation, host_and_port(config.address)[0])
+        write_atomically(keys / "signing.key", private_pem(Ed25519PrivateKey.generate()), private=True)
+        write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
+        write_atomically(path / "app.fab", build_app())
+        LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
+        write_atomically(path / "probes.safetensors", save(probe_features(backbone)))
+        write_atomically(path / "aggregator.yaml", _settings(config))
     return Home(path)
 
 
@@ -211,6 +236,39 @@ def host_and_port(address: str) -> tuple[str, int]:
     """Take HOST:PORT apart; IPv6 hosts lose their brackets."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def default_listen(address: str) -> str:
+    """Return where to listen for sites that connect to `address`: all interfaces of its kind, the same port."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(host.strip("[]")).version == 6:
+            return f"[::]:{port}"
+    return f"0.0.0.0:{port}"
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise StorageError(f"cannot write {path}: {reason}; give a folder that this user can write") from error
+
+
+@contextlib.contextmanager
+def _taken_back(path: Path) -> Iterator[None]:
+    """Remove what was made in `path`, which was empty or absent, if anything fails."""
+    was_there = path.exists()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for made in path.iterdir():
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
+            if not was_there:
+                path.rmdir()
+        raise
 
 
 def _settings(config: AggregatorConfig) -> bytes:

@@ -26,8 +26,12 @@ class Progress:
     def say(self, text: str) -> None:
         """Write an event and show it."""
         self._last = text
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "text": text}) + "\n")
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"time": round(time.time(), 3), "text": text}) + "\n")
+        except OSError as error:
+            # A full disk must not end an aggregator that could go on once there is space.
+            click.echo(f"{text} (not in {self._path}: {error.strerror})")
         self.show()
 
     def say_once(self, text: str) -> None:

@@ -18,7 +18,7 @@ from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.card import Slug
 from casam_fed.config import STRICT
 from casam_fed.enrolment import EnrolmentRequest, Pem
-from casam_fed.errors import EnrolmentError
+from casam_fed.errors import EnrolmentError, KeyFileError
 from casam_fed.files import write_atomically
 
 __all__ = ["KeyPair", "SiteRecord", "enrol", "read_sites", "revoke", "rotate"]
@@ -65,11 +65,12 @@ def read_sites(folder: Path) -> dict[str, SiteRecord]:
         EnrolmentError: a file is damaged.
     """
     records = {}
+    owners: dict[str, str] = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = TypeAdapter(SiteRecord).validate_json(path.read_bytes())
-        except (ValidationError, OSError) as error:
-            raise EnrolmentError(f"{path} cannot be read; restore it from a copy, or enrol that site anew") from error
+        record = _read(path)
+        for key in {key for pair in record.keys for key in (pair.signing_key, pair.node_key)}:
+            if owners.setdefault(key, record.site) != record.site:
+                raise EnrolmentError(f"{path} has a key of site {owners[key]}; restore both files from a copy")
         records[record.site] = record
     return records
 
@@ -85,10 +86,18 @@ def enrol(folder: Path, request: EnrolmentRequest) -> SiteRecord:
     known = records.get(request.site)
     if known and known.current and (known.current.signing_key, known.current.node_key) == _pems(request):
         return known
+    if known and known.current is None:
+        raise EnrolmentError(
+            f"site {request.site} was shut out; let it make new keys (casam-site rotate), then use casam-aggregator rotate"
+        )
     if known:
         raise EnrolmentError(
             f"site {request.site} is enrolled with other keys; use casam-aggregator rotate if it has new ones"
         )
+    for name in records:
+        # Names that differ by case alone would share a file on some systems.
+        if name.casefold() == request.site.casefold():
+            raise EnrolmentError(f"site {name} is enrolled already; let {request.site} take a name of its own")
     return _with_keys(folder, records, SiteRecord(request.site, ()), request)
 
 
@@ -121,6 +130,26 @@ def revoke(folder: Path, site: str) -> SiteRecord:
     record = _ended(known)
     _write(folder, record)
     return record
+
+
+def _read(path: Path) -> SiteRecord:
+    try:
+        record: SiteRecord = TypeAdapter(SiteRecord).validate_json(path.read_bytes())
+        # A copy under another name would bring keys back that have ended; only the last pair may be in force.
+        sound = record.site == path.stem and bool(record.keys) and all(pair.ended for pair in record.keys[:-1])
+        for pair in record.keys:
+            _ = pair.fingerprint
+    except (ValidationError, KeyFileError, OSError) as error:
+        raise _damaged(path) from error
+    if not sound:
+        raise _damaged(path)
+    return record
+
+
+def _damaged(path: Path) -> EnrolmentError:
+    return EnrolmentError(
+        f"{path} is no record of that site; restore it from a copy, or move it away and enrol it again"
+    )
 
 
 def _with_keys(

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from aggregator.commands.folder import folder_argument
-from aggregator.home import AggregatorConfig, create_home
+from aggregator.home import AggregatorConfig, create_home, default_listen
 from casam_fed.audit.keys import shown
 from casam_fed.config import from_mapping, read_yaml
 
@@ -32,7 +32,7 @@ def init(
     settings: dict[str, Any] = {
         "federation": federation,
         "address": address,
-        "listen": listen or f"0.0.0.0:{address.rpartition(':')[2]}",
+        "listen": listen or default_listen(address),
         "superlink_port": superlink_port,
         "method": read_yaml(method) if method else {},
     }

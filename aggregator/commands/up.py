@@ -8,7 +8,7 @@ import click
 
 from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
-from casam_fed.errors import ExchangeError
+from casam_fed.errors import CasamError
 from casam_fed.supervision import Supervisor, end_leftovers
 
 __all__ = ["up"]
@@ -44,7 +44,7 @@ def up(folder: Path) -> None:
                         if carrier != (carrier := supervisor.pid("superexec") or carrier):
                             watcher.abandon_runs()
                         watcher.look()
-                    except ExchangeError as error:
+                    except CasamError as error:
                         progress.say_once(str(error))
                     progress.show()
                     time.sleep(_LOOK_S)

@@ -1,8 +1,12 @@
 """kill -9 of anything at any step of a join: it is started again and completes, with one entry and one receipt."""
 
 import json
+import shutil
+import subprocess
 
-from .federation import kill, lives, supervised
+import pytest
+
+from .federation import kill, lives, supervised, wait
 
 # Each site has images of its own kind: of two alike, the second would be quarantined.
 
@@ -71,3 +75,28 @@ def test_casam_site_dies_at_each_step_of_a_join(federation):
     assert not any(lives(process) for process in left)
     assert f"{site.name}: IoU plain SAM" in printed
     assert admitted_once(federation, site)
+
+
+def test_a_full_disk_at_the_bank_loses_nothing_and_the_join_completes_once_there_is_space(federation):
+    bank = federation.home / "bank"
+    kept = shutil.copytree(bank, federation.folder / "kept")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(bank)], check=False).returncode != 0:
+        pytest.skip("mounting a small disk is not permitted here")
+    try:
+        shutil.copytree(kept, bank, dirs_exist_ok=True)
+        before = federation.bank()["digest"]
+        used = sum(path.stat().st_size for path in bank.rglob("*") if path.is_file())
+        subprocess.run(["mount", "-o", f"remount,size={used + (1 << 20)}", str(bank)], check=True)
+        site = federation.site("patient-2", "kidney_56nx")
+        with site.joining() as joining:
+            joining.wait_for("sending the release")
+            wait(lambda: "no space left on device; free space" in federation.said(), 60, "the refusal")
+            assert federation.bank()["digest"] == before
+            assert not list((federation.home / "admissions").glob("patient-2/*"))
+            subprocess.run(["mount", "-o", "remount,size=64m", str(bank)], check=True)
+            joining.finish()
+        assert admitted_once(federation, site)
+        shutil.copytree(bank, kept, dirs_exist_ok=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(bank)], check=True)
+        shutil.copytree(kept, bank, dirs_exist_ok=True)

@@ -1,0 +1,253 @@
+"""Deliveries to and from real deployed sites, and what those cost that misbehave: only themselves."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from aggregator import delivery
+from aggregator.decisions import Decisions
+from aggregator.delivery import deliver, evaluate
+from aggregator.home import Home
+from aggregator.sites import revoke
+from casam_fed.bank import LayerBank
+from casam_fed.errors import BankError, StorageError
+from casam_fed.exchange import Hello, StageReport, Submission, decode_json
+from casam_fed.release import parse
+from casam_fed.snapshot import read_snapshot
+from site_client.home import SiteHome
+from site_client.outbox import Outbox
+
+from .deployed import grid_of, new_home, new_site
+
+MODALITIES = {"north": "endoscopy", "south": "stained_tissue", "west": "breast_ultrasound"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An aggregator with three enrolled sites whose releases may leave, and that none has delivered."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASAM_CACHE", str(folder / "cache"))
+        home = new_home(folder / "aggregator")
+        for name, modality in MODALITIES.items():
+            new_site(home, folder / name, modality)
+        yield folder
+
+
+@pytest.fixture
+def copy(made, tmp_path):
+    """A copy of all their folders for one test."""
+    for name in ("aggregator", *MODALITIES):
+        shutil.copytree(made / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def home(copy):
+    return Home(copy / "aggregator")
+
+
+@pytest.fixture
+def sites(copy):
+    return {name: SiteHome(copy / name) for name in MODALITIES}
+
+
+def delivered(home, *sites, said=None):
+    """Run one delivery with the sites in their order and return its results."""
+    names = [site.settings.name if isinstance(site, SiteHome) else site.name for site in sites]
+    nodes = {name: number for number, name in enumerate(names, start=1)}
+    return deliver(grid_of(*sites), home, nodes, [].append if said is None else said.append)
+
+
+def bank_at(site) -> str:
+    return read_snapshot(site.seeded / "bank").digest
+
+
+class TestGoodSites:
+    def test_each_has_one_entry_and_all_hold_the_bank(self, home, sites):
+        results = delivered(home, *sites.values())
+        snapshot = read_snapshot(home.bank)
+        assert [entry.site for entry in snapshot.active] == list(MODALITIES)
+        assert {result.error for result in results.values()} == {""}
+        assert {result.bank for result in results.values()} == {snapshot.digest}
+        assert {bank_at(site) for site in sites.values()} == {snapshot.digest}
+
+    def test_each_is_told_the_decision_about_its_own_release(self, home, sites):
+        delivered(home, *sites.values())
+        for name, site in sites.items():
+            outbox = Outbox(site)
+            receipt = outbox.receipt(outbox.newest().digest)
+            assert (receipt.outcome, receipt.code) == ("admitted", "A001")
+            assert read_snapshot(home.bank).entries[receipt.sequence].site == name
+
+    def test_a_second_delivery_moves_nothing(self, home, sites):
+        delivered(home, *sites.values())
+        before = read_snapshot(home.bank).digest
+        results = delivered(home, *sites.values())
+        assert {result.bytes_up for result in results.values()} == {0}
+        assert max(result.bytes_down for result in results.values()) < 5000
+        assert read_snapshot(home.bank).digest == before
+
+    def test_what_a_site_lacks_comes_in_portions(self, home, sites, monkeypatch):
+        delivered(home, sites["north"], sites["south"])
+        monkeypatch.setattr(delivery, "_PORTION_BYTES", 1)
+        grid = grid_of(sites["west"])
+        result = deliver(grid, home, {"west": 1}, lambda text: None)["west"]
+        sent = [list(message.content.get("arrays") or {}) for message in grid.sent]
+        assert result.bank == read_snapshot(home.bank).digest == bank_at(sites["west"])
+        # The background and three releases.
+        assert sorted(map(len, sent))[-4:] == [1, 1, 1, 1]
+        assert len({digest for digests in sent for digest in digests}) == 4
+
+    def test_a_crash_between_bank_and_record_gives_the_entry_that_is_there(self, home, sites):
+        first = delivered(home, sites["north"])["north"]
+        shutil.rmtree(home.admissions)
+        shutil.rmtree(sites["north"].seeded / "receipts")
+        again = delivered(home, sites["north"])["north"]
+        assert again.admitted == first.admitted
+        assert len(read_snapshot(home.bank).entries) == 1
+        (record,) = Decisions(home).records()
+        assert (record.code, record.sequence) == ("A002", 0)
+
+    def test_a_full_disk_decides_nothing_and_the_next_delivery_does(self, home, sites, monkeypatch):
+        def full(self, release):
+            raise StorageError("cannot write: no space left on device; free space")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LayerBank, "admit", full)
+            with pytest.raises(StorageError):
+                delivered(home, sites["north"])
+        assert Decisions(home).records() == []
+        assert Outbox(sites["north"]).undecided()
+        assert delivered(home, sites["north"])["north"].error == ""
+        assert len(read_snapshot(home.bank).active) == 1
+
+    def test_scores_are_kept_by_bank_and_site(self, home, sites):
+        delivered(home, *sites.values())
+        nodes = {name: number for number, name in enumerate(sites, start=1)}
+        results = evaluate(grid_of(*sites.values()), home, nodes, lambda text: None)
+        digest = read_snapshot(home.bank).digest
+        assert {result.bank for result in results.values()} == {digest}
+        for name in sites:
+            report = decode_json(StageReport, (home.reports / digest / f"{name}.json").read_text(), "a test")
+            assert report.gaussian.images == 10
+            assert report.gaussian.strengths == ()
+
+
+class Bad:
+    """A site of a name that answers a hello as asked and fails, or lies, as its subclass says."""
+
+    name = "bad"
+
+    def __init__(self, good: SiteHome) -> None:
+        self.outbox = Outbox(good)
+        self.digest = self.outbox.newest().digest
+        self.backbone = good.welcome().backbone_digest
+
+    def hello(self):
+        return Hello(self.name, self.name, self.backbone, "c" * 64, {}, (), (self.digest,))
+
+    def release(self):
+        return self.outbox.approved(self.digest)
+
+    def receive(self, receipt):
+        self.receipt = receipt
+
+    def sync(self, snapshot, objects):
+        raise RuntimeError("a text that must not travel")
+
+    evaluate = None
+
+
+class Liar(Bad):
+    def hello(self):
+        return dataclasses.replace(super().hello(), site="north")
+
+
+class OtherBackbone(Bad):
+    def hello(self):
+        return dataclasses.replace(super().hello(), backbone_digest="d" * 64)
+
+
+class Silent(Bad):
+    def release(self):
+        raise RuntimeError("a text that must not travel")
+
+
+class Garbage(Bad):
+    def release(self):
+        return b"\x80\x04 no release", Submission(self.digest, {}, "no statement")
+
+
+class Thief(Bad):
+    """Sends what another site has signed."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "code"),
+    [
+        (Liar, "uses another name", ""),
+        (OtherBackbone, "another backbone", ""),
+        (Silent, "RuntimeError", ""),
+        (Garbage, "", "R103"),
+        (Thief, "", "R104"),
+    ],
+)
+def test_a_bad_site_costs_only_itself(home, sites, kind, words, code):
+    said: list[str] = []
+    results = delivered(home, sites["north"], kind(sites["west"]), sites["south"], said=said)
+    assert results["north"].error == results["south"].error == ""
+    assert [entry.site for entry in read_snapshot(home.bank).active] == ["north", "south"]
+    assert results["bad"].error
+    assert words in "".join(said)
+    assert "must not travel" not in "".join(said)
+    assert [record.code for record in Decisions(home).records() if record.site == "bad"] == ([code] if code else [])
+
+
+def test_a_revoked_key_no_longer_signs(home, sites):
+    revoke(home.sites, "north")
+    results = delivered(home, sites["north"])
+    assert results["north"].error == ""
+    outbox = Outbox(sites["north"])
+    assert outbox.receipt(outbox.newest().digest).code == "R106"
+    assert read_snapshot(home.bank).entries == ()
+
+
+def test_one_site_cannot_write_into_another_ones_record(home, sites):
+    delivered(home, sites["west"])
+    before = {path: path.read_bytes() for path in home.admissions.rglob("*.json")}
+    delivered(home, Thief(sites["west"]))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_release_that_is_retired_stays_out(home, sites):
+    delivered(home, sites["north"])
+    LayerBank(home.bank).retire("north")
+    shutil.rmtree(sites["north"].seeded / "receipts")
+    shutil.rmtree(home.admissions)
+    delivered(home, sites["north"])
+    outbox = Outbox(sites["north"])
+    assert outbox.receipt(outbox.newest().digest).code == "R115"
+    assert read_snapshot(home.bank).active == []
+
+
+def test_a_quarantined_release_waits_for_a_person_and_is_not_sent_twice(made, home, tmp_path):
+    # Twelve slices with unlucky folds: a threshold under which half of all noise images fall.
+    loose = new_site(home, tmp_path / "loose", "abdominal_ct", seed=1)
+    assert delivered(home, loose)["loose"].bytes_up > 0
+    outbox = Outbox(loose)
+    digest = outbox.newest().digest
+    assert outbox.receipt(digest).code == "Q201"
+    assert read_snapshot(home.bank).entries == ()
+    assert parse((home.quarantine / "loose" / f"{digest}.safetensors").read_bytes()).digest == digest
+    assert delivered(home, loose)["loose"].bytes_up == 0
+    record = Decisions(home).accept("loose")
+    assert json.loads((home.admissions / "loose" / f"{digest}.json").read_text())["accepted"] == record.accepted != ""
+    assert not (home.quarantine / "loose" / f"{digest}.safetensors").exists()
+    delivered(home, loose)
+    assert outbox.receipt(digest).outcome == "admitted"
+    assert bank_at(loose) == read_snapshot(home.bank).digest
+    with pytest.raises(BankError, match="no release of task loose is in quarantine"):
+        Decisions(home).accept("loose")
