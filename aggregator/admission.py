@@ -283,7 +283,10 @@ def _known(statement: Statement, standing: Standing) -> Entry | None:
     same = [entry for entry in standing.entries if entry.digest == statement.release]
     active = next((entry for entry in same if entry.status == "active"), None)
     if same and active is None:
-        _refuse("R115", f"the release is entry {same[0].sequence}, which was retired; a new training makes a new one")
+        _refuse(
+            "R115",
+            f"the release is entry {same[0].sequence}, which was retired; another seed or other data make a new one",
+        )
     # Another site may have signed the bytes of an entry; its statement then contradicts the card.
     if active is not None and (active.site, active.task) == (statement.site, statement.task):
         return active

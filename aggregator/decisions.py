@@ -194,7 +194,7 @@ class Decisions:
     def _told(self, record: Record) -> Receipt:
         entries = [entry for entry in read_snapshot(self.home.bank).entries if entry.digest == record.digest]
         if record.outcome == "admitted" and entries and all(entry.status == "retired" for entry in entries):
-            reason = f"the release is entry {entries[0].sequence}, which was retired; a new training makes a new one"
+            reason = f"the release is entry {entries[0].sequence}, which was retired; another seed makes a new one"
             return Receipt(record.digest, "refused", None, "R115", reason)
         return record.receipt
 
@@ -270,7 +270,7 @@ def _check_free(release: Release, entries: Sequence[Entry]) -> None:
     for entry in entries:
         same = entry.digest == release.digest
         if same and entry.status == "retired":
-            raise BankError(f"this release is entry {entry.sequence}, which was retired; a new training makes a new one")
+            raise BankError(f"this release is entry {entry.sequence}, which was retired; another seed makes a new one")
         if entry.status == "active" and not same and entry.task.casefold() == release.card.task.casefold():
             raise BankError(f"task {entry.task} of {entry.site} has another release in force; retire that first")
 

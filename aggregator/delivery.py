@@ -6,17 +6,18 @@ keyed by digests, so that a run that was killed at any point is simply done agai
 
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from aggregator.dialogue import Dialogue, Pushed, bytes_of, text_of
+from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
 from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.errors import CasamError, ExchangeError
+from casam_fed.evaluation_report import RouteReport
 from casam_fed.exchange import (
     EVALUATE_STAGE,
     HELLO,
@@ -123,8 +124,13 @@ def evaluate(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[st
             continue
         write_atomically(home.reports / bank / f"{site}.json", encode_json(report).encode())
         run.results[site].bank = bank
-        say(f"{site}: IoU {report.gaussian.scores['iou']:.3f}, plain SAM {report.zero_shot.scores['iou']:.3f}")
+        say(f"{site}: IoU {_iou(report.gaussian)}, plain SAM {_iou(report.zero_shot)}")
     return run.results
+
+
+def _iou(report: RouteReport) -> str:
+    # A site tells the scores that it has: without a test image with something to segment there are none.
+    return f"{report.scores['iou']:.3f}" if "iou" in report.scores else "unknown"
 
 
 def _meet(run: _Delivery, pushed: Pushed) -> None:
@@ -155,9 +161,7 @@ def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
     if early is None:
         fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
         early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request(0)))
-    for site, answer in run.dialogue.answers(early, _TRANSFER_S).items():
-        if site not in offering:
-            continue
+    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), _TRANSFER_S).items():
         if isinstance(answer, ExchangeError):
             run.fail(site, answer)
             continue
@@ -172,6 +176,16 @@ def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
         run.say(f"{site}: {receipt.outcome} {receipt.code}, {len(data):,} bytes, digest {receipt.digest[:12]}")
         if receipt.outcome == "admitted":
             run.results[site].admitted = receipt.digest
+        if {submission.digest, receipt.digest} != {offering[site]}:
+            run.fail(site, ExchangeError(f"site {site} sent another release than it had offered; it is asked again"))
+
+
+def _only(pushed: Pushed, sites: Collection[str], nodes: Mapping[str, int]) -> Pushed:
+    """Return what was pushed to these sites: nobody waits for one that did not even introduce itself."""
+    wanted = {nodes[site] for site in sites}
+    numbers = {number: node for number, node in pushed.waiting.nodes.items() if node in wanted}
+    kept = tuple(site for site in pushed.sites if site in sites)
+    return Pushed(pushed.kind, kept, Waiting(numbers, pushed.waiting.activated))
 
 
 def _bring(run: _Delivery, sites: Sequence[str]) -> None:
@@ -196,10 +210,14 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
                 run.fail(site, error)
                 continue
             run.results[site].bytes_down += len(envelope) + sum(map(len, portions[site].values()))
+            # One telling is enough, however many portions follow.
+            receipts[site] = None
+            sent = held[site] | set(portions[site])
             if synced.bank_digest == snapshot.digest:
                 run.results[site].bank = snapshot.digest
-            elif portions[site] and not set(portions[site]) <= held[site] and set(portions[site]) <= set(synced.have):
-                have[site] = set(synced.have)
+            elif portions[site] and sent <= set(synced.have):
+                # It holds more each time, so that this ends, whatever a site says.
+                have[site] = sent
             else:
                 run.fail(site, ExchangeError(f"site {site} does not hold what it was sent; see its log"))
 

@@ -14,7 +14,7 @@ import yaml
 
 from casam_fed.errors import CasamError
 from casam_fed.printable import printable
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.supervision import PRIVATE_ENVIRONMENT, direct_to_loopback
 
 __all__ = ["LazyGroup", "at_terminal", "confirmed", "parsed_options", "run_command"]
 
@@ -47,7 +47,7 @@ class LazyGroup(click.Group):
 
 def run_command(command: click.Command, name: str) -> None:
     """Run a command line called `name` and leave with the exit code that this module's docstring promises."""
-    os.environ.update(PRIVATE_ENVIRONMENT)
+    os.environ.update({**PRIVATE_ENVIRONMENT, **direct_to_loopback(os.environ)})
     try:
         command.main(standalone_mode=False)
     except CasamError as error:

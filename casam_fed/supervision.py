@@ -29,6 +29,7 @@ __all__ = [
     "PRIVATE_ENVIRONMENT",
     "Child",
     "Supervisor",
+    "direct_to_loopback",
     "end_leftovers",
     "end_marked",
     "free_port",
@@ -248,7 +249,14 @@ class _Kept:
         chosen = {**os.environ, **self.child.environment}
         # Flower looks for its own programs on the PATH, which an unactivated virtual environment is not on.
         path = f"{Path(sys.executable).parent}{os.pathsep}{chosen.get('PATH', os.defpath)}"
-        return {**chosen, **PRIVATE_ENVIRONMENT, "NO_COLOR": "1", "PATH": path, _MARK: str(self._folder)}
+        return {
+            **chosen,
+            **PRIVATE_ENVIRONMENT,
+            **direct_to_loopback(chosen),
+            "NO_COLOR": "1",
+            "PATH": path,
+            _MARK: str(self._folder),
+        }
 
     def _postponed(self, what: str) -> str:
         """Set when to start again, and return the sentence that says it."""
@@ -270,6 +278,13 @@ class _Kept:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
             last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
         return "it wrote nothing" if last.startswith("=== ") else last
+
+
+def direct_to_loopback(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which no proxy is asked for this machine itself; a proxy for elsewhere stays in force."""
+    kept = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = ",".join(filter(None, [kept, "localhost,127.0.0.1,::1"]))
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
 @contextlib.contextmanager

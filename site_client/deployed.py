@@ -10,7 +10,7 @@ from pathlib import Path
 from casam_fed.audit.snapshot import open_snapshot
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
-from casam_fed.errors import ExchangeError, WithheldError
+from casam_fed.errors import BankError, ExchangeError, WithheldError
 from casam_fed.evaluation_report import withheld
 from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced, encode_json
 from casam_fed.files import sha256_bytes, sha256_file, write_atomically
@@ -82,9 +82,7 @@ class DeployedSite:
             BankError, ReleaseError: an earlier entry was taken back, or an object is not what it claims; the copy stays.
         """
         snapshot = Snapshot.parse(open_snapshot(envelope, self.welcome.key))
-        folder = self.home.seeded / "bank"
-        if (folder / "bank.json").exists():
-            snapshot.check_follows(LayerBank(folder).snapshot())
+        self._check_follows(snapshot)
         if snapshot.backbone_digest != self.welcome.backbone_digest:
             raise ExchangeError("the aggregator's bank belongs to another backbone than its welcome says")
         for digest, data in objects.items():
@@ -96,6 +94,7 @@ class DeployedSite:
         waiting = {path.stem: path.read_bytes() for path in self._incoming.glob("*.safetensors")}
         waiting = {digest: data for digest, data in waiting.items() if sha256_bytes(data) == digest}
         synced = self._site.sync(snapshot.data, waiting)
+        write_atomically(self.home.seen, snapshot.data)
         write_atomically(self.home.seeded / "bank.signed.json", envelope)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self.home.say(f"the bank has {len(snapshot.active)} tasks, digest {snapshot.digest[:12]}")
@@ -120,6 +119,16 @@ class DeployedSite:
             for task, reports in report.without.items()
         }
         return replace(report, **ways, without=without)
+
+    def _check_follows(self, snapshot: Snapshot) -> None:
+        """Stop where the bank takes something back: an aggregator that does that once is not asked again by itself."""
+        if not self.home.seen.exists():
+            return
+        try:
+            snapshot.check_follows(Snapshot.parse(self.home.seen.read_bytes()))
+        except BankError as error:
+            write_atomically(self.home.stopped, str(error).encode())
+            raise
 
     @property
     def _incoming(self) -> Path:

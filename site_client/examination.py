@@ -92,7 +92,7 @@ def _disk(home: SiteHome) -> Iterator[Finding]:
 def _aggregator(welcome: Welcome) -> Iterator[Finding]:
     """Look at the aggregator as any stranger with its certificate authority could."""
     context = ssl.create_default_context(cadata=welcome.ca)
-    with httpx.Client(base_url=f"https://{welcome.address}", verify=context, timeout=10, trust_env=False) as client:
+    with httpx.Client(base_url=f"https://{welcome.address}", verify=context, timeout=10) as client:
         try:
             answer = client.get("/health")
         except httpx.HTTPError as error:

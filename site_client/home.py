@@ -90,6 +90,16 @@ class SiteHome:
         """One line for everything that happened."""
         return self.path / "progress.jsonl"
 
+    @property
+    def seen(self) -> Path:
+        """The newest snapshot that this site has believed, whatever the seed: an older one is never believed again."""
+        return self.path / "bank-seen.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Why this site no longer answers its aggregator, where it does not."""
+        return self.work / "stopped.txt"
+
     def signing_key(self) -> Ed25519PrivateKey:
         """Return the key that releases are signed with.
 

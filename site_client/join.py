@@ -50,7 +50,8 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
     if known is not None and known.outcome != "admitted":
         # Whoever joins again wants it looked at again: the aggregator's reasons may have gone.
         outbox.receipt_path(submission.digest).unlink()
-    if not outbox.is_approved(submission.digest):
+    admitted = known is not None and known.outcome == "admitted"
+    if not admitted and not outbox.is_approved(submission.digest):
         size = outbox.path(submission.digest).stat().st_size
         outbox.approve(submission.digest, size, home.settings.site.task_name, welcome, approve(submission))
     synced = _synced_at(home)
@@ -59,16 +60,18 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
         receipt = connection.wait_for(
             lambda: outbox.receipt(submission.digest), f"receipt for {submission.digest[:12]}", seconds
         )
-        _check(receipt)
+        if receipt.outcome != "admitted":
+            connection.linger()
+            _check(receipt)
         stage = _stage(home, connection, seconds, synced)
         if all(entry.digest != submission.digest for entry in stage.snapshot.active):
-            raise ExchangeError("the aggregator has retired this release; train again for a new one")
+            raise ExchangeError("the aggregator has retired this release; change `seed` in site.yaml for a new one")
         say(stage_row(home.settings.site.task_name, stage.snapshot, stage.report))
         connection.linger()
         if keep_serving:
             say("serving later stages; Ctrl-C ends it")
             with contextlib.suppress(KeyboardInterrupt):
-                connection.stay()
+                _serve(home, connection, stage, say)
     return stage
 
 
@@ -134,6 +137,17 @@ def _stage(home: SiteHome, connection: Online, seconds: float, before: int) -> S
         return Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
 
     return connection.wait_for(look, "bank and its scores", seconds)
+
+
+def _serve(home: SiteHome, connection: Online, shown: Stage, say: Say) -> None:
+    """Stay online until interrupted, and show the row of every later stage once its scores are there."""
+    while True:
+        connection.pause()
+        snapshot = read_snapshot(home.seeded / "bank")
+        path = home.seeded / "stages" / f"{snapshot.digest}.json"
+        if snapshot.digest != shown.snapshot.digest and path.exists():
+            shown = Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
+            say(stage_row(home.settings.site.task_name, shown.snapshot, shown.report))
 
 
 def _synced_at(home: SiteHome) -> int:

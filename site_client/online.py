@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from casam_fed.enrolment import Welcome
-from casam_fed.errors import ExchangeError
+from casam_fed.errors import BankError, ExchangeError
 from casam_fed.files import write_atomically
 from casam_fed.supervision import Child, Supervisor, free_port
 from site_client.home import SiteHome
@@ -60,18 +60,22 @@ class Online:
         """Give the SuperNode time to pass on the last answer: it looks for one every half second, and tells nobody."""
         until = time.monotonic() + _LINGER_S
         while time.monotonic() < until:
-            self.tend()
-            time.sleep(_LOOK_S)
+            self.pause()
 
-    def stay(self) -> None:
-        """Serve until interrupted."""
-        while True:
-            self.tend()
-            time.sleep(_LOOK_S)
+    def pause(self) -> None:
+        """Let some time go by."""
+        self.tend()
+        time.sleep(_LOOK_S)
 
     def tend(self) -> None:
-        """Show what has happened and restart what has died."""
+        """Show what has happened and restart what has died.
+
+        Raises:
+            BankError: the aggregator has offered a bank that takes something back; the site stops.
+        """
         self._supervisor.tend()
+        if self.home.stopped.exists():
+            raise BankError(self.home.stopped.read_text())
         answering = self._supervisor.pid("clientapp")
         if answering != self._answering and self._answering is not None and answering is not None:
             # Its SuperNode waits for ever for the answer that died with it.
@@ -107,6 +111,7 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
         SupervisionError: another process has this site online, or Flower's SuperNode does not start.
     """
     home.progress.touch(mode=0o600)
+    home.stopped.unlink(missing_ok=True)
     port = free_port()
     serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
     # Whatever Flower keeps of a run stays below the site's folder.

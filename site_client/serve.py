@@ -21,6 +21,7 @@ from site_client.client_app import make_client_app
 from site_client.deployed import DeployedSite
 from site_client.egress import Gate
 from site_client.home import SiteHome
+from site_client.journal import write_line
 from site_client.node import Answer, TaskLoop
 
 __all__ = ["main", "make_answer"]
@@ -45,8 +46,9 @@ def make_answer(site: DeployedSite) -> Answer:
             reply = Message(RecordDict({"payload": ConfigRecord({"error": "UnknownMessage"})}), reply_to=message)
         try:
             return gate.passed(reply)
-        except StorageError as error:
-            log.error("%s", error)
+        except Exception as error:
+            # A full disk, or a defect of ours: what has no line in the journal does not leave, only a number does.
+            log.error("nothing is sent: %s", error, exc_info=not isinstance(error, StorageError))
             return Message(Error(_WITHHELD), reply_to=message)
 
     return answer
@@ -73,6 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("site_client").addHandler(_Shown(home))
 
     def refused(digest: str) -> None:
+        write_line(home.journal, {"kind": "error", "withheld": f"app {digest} is not allowed here", "parts": []})
         log.error("refused an app that is not allowed here: %s", digest)
 
     loop = TaskLoop(

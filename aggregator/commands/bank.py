@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["bank"]
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_site_option = click.option("--site", help="Whose, where several sites have named a task so.")
 
 
 @click.group()
@@ -57,8 +58,9 @@ def list_command(folder: Path, as_json: bool) -> None:
 @bank.command("show")
 @folder_argument
 @click.argument("task")
+@_site_option
 @_json_option
-def show_command(folder: Path, task: str, as_json: bool) -> None:
+def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> None:
     """Show a task: its card, its decision, and what its router takes from others (the overlap table)."""
     from aggregator.decisions import Decisions
     from casam_fed.bank import LayerBank
@@ -66,11 +68,20 @@ def show_command(folder: Path, task: str, as_json: bool) -> None:
 
     home = Home(folder)
     decisions = Decisions(home)
-    known = [record for record in decisions.records() if record.task == task and record.outcome != "refused"]
+    known = [
+        record
+        for record in decisions.records()
+        if record.task == task and record.outcome != "refused" and site in (None, record.site)
+    ]
     if not known:
         raise BankError(f"nothing is known of a task {task}; casam-aggregator bank list {folder} shows all")
-    record = known[-1]
-    card = asdict(LayerBank(home.bank).load(task).card) if _in_force(home.bank, task) else None
+    # What waits for a person comes first: it is what the person wants to look at.
+    record = ([each for each in known if each.outcome == "quarantined"] or known)[-1]
+    card = None
+    if record.outcome == "quarantined":
+        card = asdict(decisions.quarantined(record).card)
+    elif any(entry.digest == record.digest for entry in read_snapshot(home.bank).active):
+        card = asdict(LayerBank(home.bank).load(task).card)
     table = OverlapTable.from_json(record.overlap) if record.overlap else None
     if as_json:
         overlap = json.loads(record.overlap) if record.overlap else None
@@ -78,9 +89,11 @@ def show_command(folder: Path, task: str, as_json: bool) -> None:
         return
     click.echo(f"{task} of {record.site}: {record.outcome} {record.code}, {record.time}\n  {record.reason}")
     click.echo(f"  release {record.digest}")
+    if others := sorted({each.site for each in known} - {record.site}):
+        click.echo(f"  a release of that name came from {', '.join(others)} too; choose with --site")
     if card is not None:
         for name in ("modality", "classes", "unit", "images", "patients", "backbone", "seed"):
-            click.echo(f"  {name:9} {card[name]}")
+            click.echo(f"  {name:9} {', '.join(card[name]) if name == 'classes' else card[name]}")
     if table is not None:
         click.echo(_overlap(table))
 
@@ -100,7 +113,8 @@ def verify_command(folder: Path, as_json: bool) -> None:
     admitted = {record.digest for record in Decisions(home).records() if record.outcome == "admitted"}
     if unknown := [entry.task for entry in bank.snapshot().entries if entry.digest not in admitted]:
         raise BankError(
-            f"no decision is on record for {', '.join(unknown)}; somebody put it into the bank by another way"
+            f"no decision is on record for {', '.join(unknown)}; if no delivery was cut short (the next makes that good), "
+            "somebody put it into the bank by another way"
         )
     facts = {"digest": bank.snapshot().digest, "entries": len(bank.entries()), "verified": True}
     click.echo(json.dumps(facts) if as_json else f"{len(bank.entries())} entries verified, bank {facts['digest']}")
@@ -115,7 +129,9 @@ def retire_command(folder: Path, task: str, yes: bool) -> None:
     from casam_fed.bank import LayerBank
 
     bank = LayerBank(Home(folder).bank)
-    bank.load(task)
+    # Its file may be damaged: that is a reason to retire it.
+    if all(entry.task != task for entry in bank.entries()):
+        raise BankError(f"the bank has no task {task}; casam-aggregator bank list {folder} shows all")
     if not yes and not confirmed(f"Retire {task}? Its release is deleted here, and at every site at its next sync."):
         raise click.Abort
     entry = bank.retire(task)
@@ -125,21 +141,17 @@ def retire_command(folder: Path, task: str, yes: bool) -> None:
 @bank.command("accept")
 @folder_argument
 @click.argument("task")
+@_site_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def accept_command(folder: Path, task: str, yes: bool) -> None:
+def accept_command(folder: Path, task: str, site: str | None, yes: bool) -> None:
     """Admit a release that waits in quarantine, after a look at its overlap table (bank show)."""
     from aggregator.decisions import Decisions
 
     decisions = Decisions(Home(folder))
     if not yes and not confirmed(f"Admit the quarantined release of {task}?"):
         raise click.Abort
-    record = decisions.accept(task)
+    record = decisions.accept(task, site)
     click.echo(f"{task} is entry {record.sequence} now; {record.site} hears of it at its next sync.")
-
-
-def _in_force(folder: Path, task: str) -> bool:
-
-    return any(entry.task == task for entry in read_snapshot(folder).active)
 
 
 def _overlap(table: "OverlapTable") -> str:

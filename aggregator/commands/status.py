@@ -1,5 +1,6 @@
 """`casam-aggregator status`."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,9 @@ from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from casam_fed.audit.keys import shown
+from casam_fed.errors import ExchangeError
 from casam_fed.exchange import StageReport, decode_json
+from casam_fed.printable import printable
 from casam_fed.snapshot import read_snapshot
 from casam_fed.supervision import is_running
 
@@ -36,8 +39,9 @@ def status(folder: Path, as_json: bool) -> None:
     for site, row in facts["sites"].items():
         state = "revoked" if row["revoked"] else "online" if row["online"] else "offline"
         holds = "this bank" if row["holds"] == facts["bank"] else "an older bank" if row["holds"] else "-"
-        score = f"IoU {row['iou']:.3f} (plain SAM {row['zero_shot']:.3f})" if row["iou"] is not None else ""
-        click.echo(f"  {site:24} {state:8} {holds:14} {score} {row['error']}".rstrip())
+        score = f"IoU {_number(row['iou'])} (plain SAM {_number(row['zero_shot'])})" if row["reported"] else ""
+        # Sites have sent parts of the error.
+        click.echo(printable(f"  {site:24} {state:8} {holds:14} {score} {row['error']}".rstrip()))
     if not facts["sites"]:
         click.echo(f"Nobody is enrolled. Next: casam-aggregator enroll {folder} REQUEST.json")
 
@@ -59,6 +63,7 @@ def _facts(home: Home) -> dict[str, Any]:
             "online": seen["online"],
             "holds": seen["holds"],
             "error": seen["error"],
+            "reported": report is not None,
             "iou": report.gaussian.scores.get("iou") if report else None,
             "zero_shot": report.zero_shot.scores.get("iou") if report else None,
         }
@@ -76,7 +81,14 @@ def _facts(home: Home) -> dict[str, Any]:
     }
 
 
+def _number(score: float | None) -> str:
+    return "unknown" if score is None else f"{score:.3f}"
+
+
 def _report(home: Home, bank: str, site: str) -> StageReport | None:
     path = home.reports / bank / f"{site}.json"
-    report: StageReport | None = decode_json(StageReport, path.read_text(), str(path)) if path.exists() else None
-    return report
+    # One that cannot be read is as none: the site's next evaluation writes it again.
+    with contextlib.suppress(OSError, UnicodeDecodeError, ExchangeError):
+        report: StageReport = decode_json(StageReport, path.read_text(), str(path))
+        return report
+    return None

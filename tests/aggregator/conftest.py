@@ -1,0 +1,60 @@
+"""One aggregator's folder, made once; each test takes a copy."""
+
+import os
+import shutil
+
+import pytest
+from safetensors.torch import save_file
+
+from aggregator.home import AggregatorConfig, Home, create_home
+from casam_fed.bank import LayerBank
+from casam_fed.config import MethodConfig
+
+from ..casam_fed.releases import BACKBONE_DIGEST
+from .small_sites import BACKGROUND, PROBES, SmallSite
+
+
+@pytest.fixture(scope="session")
+def made_home(tmp_path_factory):
+    """An aggregator's folder as `casam-aggregator init` leaves it; whoever changes it takes a copy."""
+    method = MethodConfig(epochs=3, device="cpu", threads=1)
+    path = tmp_path_factory.mktemp("made") / "aggregator"
+    before = os.umask(0o022)
+    try:
+        return create_home(path, AggregatorConfig("north", "127.0.0.1:8443", "127.0.0.1:8444", 18443, method, 10))
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def new_home(made_home, tmp_path):
+    """A copy of it."""
+    shutil.copytree(made_home.path, tmp_path / "aggregator")
+    return Home(tmp_path / "aggregator")
+
+
+@pytest.fixture
+def small_home(new_home):
+    """The same with a bank of 8 channels, for releases that cost no training."""
+    shutil.rmtree(new_home.bank)
+    LayerBank.create(new_home.bank, "tiny", BACKBONE_DIGEST, BACKGROUND)
+    save_file(PROBES, new_home.probes)
+    return new_home
+
+
+@pytest.fixture
+def north(small_home):
+    """An enrolled site."""
+    return SmallSite("north", small_home, 0.0)
+
+
+@pytest.fixture
+def south(small_home):
+    """Another one, whose images look otherwise."""
+    return SmallSite("south", small_home, 8.0)
+
+
+@pytest.fixture
+def west(small_home):
+    """A third one."""
+    return SmallSite("west", small_home, -8.0)

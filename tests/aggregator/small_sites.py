@@ -1,0 +1,117 @@
+"""Sites whose releases have 8 channels and cost no training: keys, signatures, bytes and bank are real."""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import torch
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from aggregator.home import Home
+from aggregator.sites import enrol
+from casam_fed.alignment import AlignmentLayer
+from casam_fed.audit.dsse import read_envelope
+from casam_fed.audit.keys import public_pem
+from casam_fed.audit.statement import Statement, sign_statement
+from casam_fed.enrolment import EnrolmentRequest
+from casam_fed.evaluation_report import RouteReport
+from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced
+from casam_fed.files import sha256_bytes, sha256_file
+from casam_fed.release import pack
+from casam_fed.routing.gaussian import Background
+from casam_fed.routing.state import RouterState, fit_routers, router_tensors
+from casam_fed.snapshot import Snapshot
+
+from ..casam_fed.releases import BACKBONE_DIGEST, CHANNELS, card
+
+BACKGROUND = Background(torch.zeros(CHANNELS, dtype=torch.float64), torch.full((CHANNELS,), 3.0, dtype=torch.float64))
+PROBES = {"blank": torch.linspace(-60, 60, 24)[:, None].expand(24, CHANNELS).contiguous()}
+
+
+def small_request(site: str, key: Ed25519PrivateKey | None = None) -> EnrolmentRequest:
+    """Return a site's request with new keys, or with this signing key."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    node = ec.generate_private_key(ec.SECP384R1()).public_key()
+    pem = node.public_bytes(serialization.Encoding.PEM, form).decode("ascii")
+    return EnrolmentRequest(site, public_pem((key or Ed25519PrivateKey.generate()).public_key()), pem, "0.1.0")
+
+
+@functools.cache
+def _routers(place: float) -> RouterState:
+    features = torch.randn(20, CHANNELS, generator=torch.Generator().manual_seed(0)) + place
+    return fit_routers(features, [f"p{index // 2}" for index in range(20)], BACKGROUND)
+
+
+def small_release(site: str, task: str, place: float, seed: int = 0, greedy: bool = False, **changes: Any) -> bytes:
+    """Return a release whose images lie around `place`; a greedy one claims images of no task, too."""
+    router = _routers(place)
+    if greedy:
+        thresholds = {kind: replace(each, value=1e12) for kind, each in router.thresholds.items()}
+        router = replace(router, thresholds=thresholds)
+    layer = AlignmentLayer(CHANNELS, 1, "identity", seed=seed).state_dict()
+    return pack(layer, router_tensors(router), card(task, site=site, **changes))
+
+
+def small_report(**scores: float) -> StageReport:
+    """Return what a site tells of ten images."""
+    way = RouteReport(10, scores, {}, (), 0)
+    return StageReport(way, way, way, way, {}, 1.0)
+
+
+class SmallSite:
+    """An enrolled site that offers one release, and keeps what it is sent and told."""
+
+    def __init__(self, name: str, home: Home, place: float, task: str = "") -> None:
+        self.name, self.task, self.home = name, task or name, home
+        self.key = Ed25519PrivateKey.generate()
+        enrol(home.sites, small_request(name, self.key))
+        self.data = small_release(name, self.task, place)
+        self.objects: dict[str, bytes] = {}
+        self.receipts: list[Receipt] = []
+        self.bank = ""
+
+    @property
+    def digest(self) -> str:
+        """Of its release."""
+        return sha256_bytes(self.data)
+
+    def signed(self, data: bytes | None = None, **changes: Any) -> bytes:
+        """Return the statement of its release, or of other bytes."""
+        data = self.data if data is None else data
+        values: dict[str, Any] = {
+            "release": sha256_bytes(data),
+            "size": len(data),
+            "federation": self.home.config.federation,
+            "site": self.name,
+            "task": self.task,
+            "backbone": BACKBONE_DIGEST,
+            "app": sha256_file(self.home.app),
+            "code": "0.1.0",
+            "approved": "person",
+            "time": "2026-11-25T07:10:43Z",
+        }
+        return sign_statement(Statement(**{**values, **changes}), self.key)
+
+    def hello(self) -> Hello:
+        told = {receipt.digest: receipt.outcome for receipt in self.receipts}
+        waiting = (self.digest,) if told.get(self.digest) in (None, "quarantined") else ()
+        return Hello(self.name, self.task, BACKBONE_DIGEST, "c" * 64, {}, tuple(self.objects), waiting)
+
+    def release(self) -> tuple[bytes, Submission]:
+        return self.data, Submission(self.digest, {}, self.signed().decode("ascii"))
+
+    def receive(self, receipt: Receipt) -> None:
+        self.receipts.append(receipt)
+
+    def sync(self, envelope: bytes, objects: dict[str, bytes]) -> Synced:
+        snapshot = Snapshot.parse(read_envelope(envelope, "the aggregator").payload)
+        assert not set(objects) & set(self.objects), "an object was sent twice"
+        self.objects.update(objects)
+        whole = set(snapshot.object_digests) <= set(self.objects)
+        self.bank = snapshot.digest if whole else self.bank
+        return Synced(snapshot.digest if whole else "", tuple(self.objects))
+
+    def evaluate(self, last: bool) -> StageReport:
+        return small_report(iou=0.75)
