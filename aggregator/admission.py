@@ -60,6 +60,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "R121": "the site's task is in force",
         "R122": "the task is another site's",
         "R123": "the router gives no scores",
+        "R124": "the task's name is reserved",
     }
 )
 """Every code and what it says; the first letter is the outcome. A code never changes its meaning."""
@@ -67,6 +68,8 @@ CODES: Mapping[str, str] = MappingProxyType(
 _OUTCOMES: Mapping[str, Outcome] = MappingProxyType({"A": "admitted", "Q": "quarantined", "R": "refused"})
 
 _LONGEST_SENTENCE = 400
+
+_RESERVED = frozenset({"unknown", "identity"})
 
 
 @dataclass(frozen=True)
@@ -316,6 +319,8 @@ def _check_layer(release: Release, limits: Limits) -> None:
 
 def _check_task(release: Release, standing: Standing) -> None:
     site, task = release.card.site, release.card.task
+    if task.casefold() in _RESERVED:
+        _refuse("R124", f"{task} is what images of no task are called; let {site} name its task otherwise")
     for entry in standing.entries:
         # Names that differ by case alone would share a folder on some systems.
         if entry.status != "active" or entry.task.casefold() != task.casefold():

@@ -7,14 +7,16 @@ keyed by digests, so that a run that was killed at any point is simply done agai
 import importlib
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
+from casam_fed.audit.receipt import sign_receipt
 from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.errors import CasamError, ExchangeError
 from casam_fed.evaluation_report import RouteReport
@@ -24,6 +26,7 @@ from casam_fed.exchange import (
     SUBMIT,
     SYNC,
     Hello,
+    Receipt,
     Request,
     StageReport,
     Submission,
@@ -45,7 +48,7 @@ _AT_ONCE = 4
 _PORTION_BYTES = 32 << 20
 """Objects sent to a site in one message; a site that lacks more gets several."""
 
-_HELLO_S, _TRANSFER_S, _EVALUATE_S = 45.0, 300.0, 3600.0
+_HELLO_S, _TRANSFER_S, _EVALUATE_S = 45.0, 180.0, 1800.0
 
 
 @dataclass
@@ -75,7 +78,7 @@ class _Delivery:
 
     def answers(self, pushed: Pushed, timeout: float) -> Iterator[tuple[str, RecordDict]]:
         """Yield the answers to what was pushed; sites that give none are failed."""
-        for site, answer in self.dialogue.answers(pushed, timeout).items():
+        for site, answer in self.dialogue.answers(pushed, timeout):
             if isinstance(answer, ExchangeError):
                 self.fail(site, answer)
             else:
@@ -161,7 +164,7 @@ def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
     if early is None:
         fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
         early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request(0)))
-    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), _TRANSFER_S).items():
+    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), _TRANSFER_S):
         if isinstance(answer, ExchangeError):
             run.fail(site, answer)
             continue
@@ -196,12 +199,13 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
     decisions = Decisions(run.home)
     bank = LayerBank(run.home.bank)
     snapshot = bank.snapshot()
-    envelope = sign_snapshot(snapshot.data, run.home.signing_key()).decode("ascii")
+    key = run.home.signing_key()
+    envelope = sign_snapshot(snapshot.data, key).decode("ascii")
     have = {site: set(run.hellos[site].have) for site in sites}
     receipts = {site: decisions.receipt(run.hellos[site].outbox, site) for site in sites}
     while have:
         portions = {site: _portion(bank, [d for d in snapshot.object_digests if d not in have[site]]) for site in have}
-        requests = {site: Request(0, envelope, receipts[site]) for site in have}
+        requests = {site: _with_receipt(Request(0, envelope), receipts[site], key) for site in have}
         held, have = have, {}
         for site, answer in run.answers(run.dialogue.push(SYNC, requests, portions), _TRANSFER_S):
             try:
@@ -220,6 +224,13 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
                 have[site] = sent
             else:
                 run.fail(site, ExchangeError(f"site {site} does not hold what it was sent; see its log"))
+
+
+def _with_receipt(request: Request, receipt: Receipt | None, key: Ed25519PrivateKey) -> Request:
+    if receipt is None:
+        return request
+    signed = sign_receipt(encode_json(receipt).encode(), key).decode("ascii")
+    return replace(request, receipt=receipt, receipt_envelope=signed)
 
 
 def _portion(bank: "LayerBank", lacking: Sequence[str]) -> dict[str, bytes]:

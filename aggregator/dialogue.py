@@ -5,7 +5,7 @@ stands in that site's log, at the site.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -97,7 +97,7 @@ class Dialogue:
         timeout: float = _ANSWER_S,
     ) -> dict[str, RecordDict | ExchangeError]:
         """As `ask`, but a site that fails or does not answer within `timeout` seconds gives its error instead."""
-        return self.answers(self.push(kind, requests, arrays), timeout)
+        return dict(self.answers(self.push(kind, requests, arrays), timeout))
 
     def push(
         self,
@@ -112,20 +112,20 @@ class Dialogue:
         ]
         return Pushed(kind, tuple(requests), _push(self.grid, messages))
 
-    def answers(self, pushed: "Pushed", timeout: float) -> dict[str, RecordDict | ExchangeError]:
-        """Wait for the answers to what was pushed, and return them or, for each site that gives none, its error."""
+    def answers(self, pushed: "Pushed", timeout: float) -> Iterator[tuple[str, RecordDict | ExchangeError]]:
+        """Yield the answers to what was pushed as they come, and at the end an error for each site that gives none."""
         names = {node: site for site, node in self.nodes.items()}
-        answers: dict[str, RecordDict | ExchangeError] = {
-            site: ExchangeError(f"no answer to {pushed.kind} from {site}; see whether it is still running")
-            for site in pushed.sites
-        }
-        for node, reply in _replies(self.grid, pushed.waiting, timeout).items():
+        silent = dict.fromkeys(pushed.sites)
+        for node, reply in _replies(self.grid, pushed.waiting, timeout):
             site = names[node]
+            silent.pop(site, None)
             try:
-                answers[site] = _content(reply, f"site {site}")
+                answer: RecordDict | ExchangeError = _content(reply, f"site {site}")
             except ExchangeError as error:
-                answers[site] = error
-        return answers
+                answer = error
+            yield site, answer
+        for site in silent:
+            yield site, ExchangeError(f"no answer to {pushed.kind} from {site}; see whether it is still running")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def meet(
     hellos: dict[str, Hello] = {}
     nodes: dict[str, int] = {}
     pushed = _push(grid, [_message(HELLO, node, Request(seed), {}) for node in ids])
-    for node, reply in _replies(grid, pushed, _ANSWER_S).items():
+    for node, reply in _replies(grid, pushed, _ANSWER_S):
         hello = decode_json(Hello, text_of(_content(reply, f"node {node}")), f"node {node}")
         if hello.site in nodes:
             raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
@@ -185,8 +185,8 @@ def _push(grid: Grid, messages: Sequence[Message]) -> Waiting:
     return Waiting(nodes, activated)
 
 
-def _replies(grid: Grid, pushed: Waiting, timeout: float) -> dict[int, Message]:
-    """Return the replies to pushed messages by node; those that do not come in time are absent.
+def _replies(grid: Grid, pushed: Waiting, timeout: float) -> Iterator[tuple[int, Message]]:
+    """Yield the replies to pushed messages with their nodes; those that do not come in time are left out.
 
     Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes. A node
     that went away and came back has lost its message, which Flower says only a minute later: it is not waited for.
@@ -195,12 +195,12 @@ def _replies(grid: Grid, pushed: Waiting, timeout: float) -> dict[int, Message]:
     deadline = time.monotonic() + timeout
     look_at = time.monotonic() + _AWAY_S
     pause = _SOONEST_S
-    replies: dict[int, Message] = {}
     while waiting:
         for reply in grid.pull_messages(list(waiting)):
             node = waiting.pop(reply.metadata.reply_to_message_id, None)
             if node is not None:
-                replies[node], pause = reply, _SOONEST_S
+                pause = _SOONEST_S
+                yield node, reply
         if not waiting or time.monotonic() > deadline:
             break
         if time.monotonic() > look_at:
@@ -213,7 +213,6 @@ def _replies(grid: Grid, pushed: Waiting, timeout: float) -> dict[int, Message]:
             look_at = time.monotonic() + _AWAY_S
         time.sleep(pause)
         pause = min(1.5 * pause, _LATEST_S)
-    return replies
 
 
 def _activations(grid: Grid) -> dict[int, str]:

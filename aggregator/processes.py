@@ -56,10 +56,7 @@ def children(home: Home) -> tuple[Child, ...]:
         *("--disable-runtime-dependency-installation", "--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     )
-    superexec = (
-        *("flower-superexec", "--runtime-api-address", address, "--root-certificates", ca),
-        *("--superexec-auth-secret-file", str(home.superexec_secret)),
-    )
+    superexec = (sys.executable, "-m", "aggregator.superexec", str(home.path))
     gateway = (
         *(sys.executable, "-m", "aggregator.gateway", "--listen", home.config.listen, "--upstream", address),
         *("--ca", ca, "--certificate", certificate, "--key", certificate),

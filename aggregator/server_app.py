@@ -15,16 +15,20 @@ from casam_fed.files import write_atomically
 
 __all__ = ["make_delivery_app"]
 
+_MARK = "CASAM_SUPERVISED"
+"""Set by `casam-aggregator up` for its processes: the aggregator's folder."""
+
 _KINDS = {"deliver": deliver, "evaluate": evaluate}
 
 
 def make_delivery_app() -> ServerApp:
-    """Return the ServerApp; its run configuration names the aggregator's folder and the run, whose order lies there."""
+    """Return the ServerApp; its run configuration names the run, whose order lies in the aggregator's folder."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        home = Home(Path(str(context.run_config["home"])))
+        # Not from the run's configuration: whoever can submit a run could name a folder of his own.
+        home = Home(Path(os.environ[_MARK]))
         name = str(context.run_config["run"])
         if not name.isalnum():
             raise ConfigError("a run's name has only letters and digits; deliveries are started by casam-aggregator up")

@@ -28,9 +28,10 @@ _RUNS_KEPT = 50
 
 @dataclass
 class _Seen:
-    """What the watcher remembers of an enrolled site: which online spell and bank it was served in, and its failures."""
+    """What the watcher remembers of an enrolled site: in which online spell it was served and last tried, its failures."""
 
     activated: str = ""
+    tried: str = ""
     bank: str = ""
     evaluated: str = ""
     failures: int = 0
@@ -43,6 +44,7 @@ class _Run:
     """A Flower run that goes on."""
 
     name: str
+    slot: str
     kind: str
     number: int
     nodes: Mapping[str, Node]
@@ -50,7 +52,7 @@ class _Run:
 
 
 class Watcher:
-    """Looks at the SuperLink every second or so; at most one delivery and one evaluation go on at a time."""
+    """Looks at the SuperLink every second or so; of each kind of run at most one goes on at a time, and one for repeats."""
 
     def __init__(self, home: Home, superlink: SuperLink, say: Callable[[str], None]) -> None:
         """Watch over the sites of `home`; `say` takes sentences for the operator."""
@@ -72,10 +74,8 @@ class Watcher:
         for run in list(self._running.values()):
             self._collect(run)
         bank = sha256_file(self.home.bank / "bank.json")
-        if due := {site: node for site, node in online.items() if self._delivery_due(site, node, bank)}:
-            self._start("deliver", due)
-        if due := {site: node for site, node in online.items() if self._evaluation_due(site, node, bank)}:
-            self._start("evaluate", due)
+        self._start_all("deliver", {s: node for s, node in online.items() if self._delivery_due(s, node, bank)})
+        self._start_all("evaluate", {s: node for s, node in online.items() if self._evaluation_due(s, node, bank)})
         self._tell(nodes, bank)
 
     def abandon_runs(self) -> None:
@@ -105,9 +105,9 @@ class Watcher:
 
     def _delivery_due(self, site: str, node: Node, bank: str) -> bool:
         seen = self._seen.setdefault(site, _Seen())
-        if node.activated != seen.activated and seen.activated:
-            # It was away and is back, perhaps mended: what went wrong before says nothing about now.
-            seen.failures, seen.retry_at = 0, 0.0
+        if node.activated != seen.tried:
+            # It was away and is back, perhaps mended: what went wrong before says little about now.
+            seen.tried, seen.retry_at = node.activated, 0.0
         served = (seen.activated, seen.bank) == (node.activated, bank)
         return not served and time.monotonic() >= seen.retry_at
 
@@ -116,14 +116,19 @@ class Watcher:
         served = (seen.activated, seen.bank) == (node.activated, bank)
         return served and seen.evaluated != f"{node.activated} {bank}" and time.monotonic() >= seen.retry_at
 
-    def _start(self, kind: str, due: Mapping[str, Node]) -> None:
-        if kind in self._running:
-            return
+    def _start_all(self, kind: str, due: Mapping[str, Node]) -> None:
+        """Start a run with those that are well, and another with those that failed: nobody waits for a site that hangs."""
+        well = {site: node for site, node in due.items() if not self._seen[site].failures}
+        for slot, nodes in ((kind, well), (f"{kind} again", {s: due[s] for s in due if s not in well})):
+            if nodes and slot not in self._running:
+                self._start(slot, kind, nodes)
+
+    def _start(self, slot: str, kind: str, due: Mapping[str, Node]) -> None:
         name = f"{kind}{int(time.time())}{next(self._numbers)}{secrets.token_hex(4)}"
         order = {"kind": kind, "nodes": {site: node.id for site, node in due.items()}}
         write_atomically(self.home.runs / f"{name}.order.json", json.dumps(order).encode())
-        number = self.superlink.start(self.app, {"home": str(self.home.path), "run": name})
-        self._running[kind] = _Run(name, kind, number, dict(due))
+        number = self.superlink.start(self.app, {"run": name})
+        self._running[slot] = _Run(name, slot, kind, number, dict(due))
         if kind == "deliver":
             self.say(f"{', '.join(due)}: online, a delivery starts")
 
@@ -134,7 +139,7 @@ class Watcher:
             if time.monotonic() - run.started > _LONGEST_RUN_S[run.kind] or self._is_dead(run):
                 self.superlink.stop(run.number)
             return
-        del self._running[run.kind]
+        del self._running[run.slot]
         path = self.home.runs / f"{run.name}.result.json"
         outcome: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"results": {}, "error": ""}
         if (status != "finished:completed" and not path.exists()) or outcome["error"]:

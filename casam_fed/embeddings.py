@@ -88,7 +88,7 @@ class EmbeddingStore:
         for key, embedding in zip(waiting, embeddings, strict=True):
             record = {"key": key, "backbone": self.backbone.digest, "sha256": _payload_digest(embedding)}
             data = save({"embedding": embedding.contiguous()}, {"record": json.dumps(record, sort_keys=True)})
-            write_atomically(self._path(key), data)
+            write_atomically(self._path(key), data, private=True)
             self.encoded += 1
             self._verified.add(key)
 

@@ -45,10 +45,12 @@ def withheld(report: RouteReport, least: int) -> RouteReport:
     """Return a report without groups of fewer than `least` images.
 
     Histograms go, for their bins are small. What was taken out can be told from the total: so the next smallest groups go
-    too, until no fewer than two groups and `least` images are out together (complementary suppression).
+    too, until no fewer than two groups and `least` images are out together (complementary suppression). Scores are rounded
+    to three digits, so that the difference of two means tells less of a single image.
     """
     ordered = sorted(report.chosen.items(), key=lambda item: (item[1], item[0]))
     hidden = sum(1 for _, count in ordered if count < least)
     while 0 < hidden < len(ordered) and (hidden == 1 or sum(count for _, count in ordered[:hidden]) < least):
         hidden += 1
-    return replace(report, chosen=dict(sorted(ordered[hidden:])), strengths=(), decoded=0)
+    rounded = {name: round(score, 3) for name, score in report.scores.items()}
+    return replace(report, chosen=dict(sorted(ordered[hidden:])), strengths=(), decoded=0, scores=rounded)

@@ -72,13 +72,14 @@ class Receipt:
 class Request:
     """What the aggregator asks for: which seed, and what the message kind needs beside it.
 
-    `snapshot` and `receipt` come with a sync; a deployed aggregator sends the snapshot in a signed envelope. `last` asks an
-    evaluation for the reports that only the last stage has.
+    `snapshot` and `receipt` come with a sync; a deployed aggregator sends the snapshot in a signed envelope, and with the
+    receipt its signed envelope, `receipt_envelope`. `last` asks an evaluation for the reports that only the last stage has.
     """
 
     seed: int
     snapshot: str = ""
     receipt: Receipt | None = None
+    receipt_envelope: Annotated[str, Field(max_length=8 << 10)] = ""
     last: bool = False
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from casam_fed.audit.receipt import open_receipt
 from casam_fed.audit.snapshot import open_snapshot
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
@@ -60,12 +61,16 @@ class DeployedSite:
         self.home.say(f"sending the release {waiting[-1][:12]}")
         return self.outbox.approved(waiting[-1])
 
-    def receive(self, receipt: Receipt) -> None:
-        """Keep the aggregator's decision about a release of this site; decisions about others are not wanted.
+    def receive(self, receipt: Receipt, envelope: bytes) -> None:
+        """Keep the aggregator's signed decision about a release of this site; decisions about others are not wanted.
 
         Raises:
-            ExchangeError: no such release was ever approved here.
+            SignatureError: not signed by the aggregator that a person confirmed: Flower lets enrolled sites, too, send
+                messages to each other.
+            ExchangeError: the envelope holds another receipt, or no such release was ever approved here.
         """
+        if open_receipt(envelope, self.welcome.key) != encode_json(receipt).encode():
+            raise ExchangeError("the aggregator signed another receipt than it sent")
         if receipt.digest not in self.outbox.releases():
             raise ExchangeError("the aggregator sent a receipt for a release that never left this site")
         write_atomically(self.outbox.receipt_path(receipt.digest), encode_json(receipt).encode())
@@ -85,6 +90,7 @@ class DeployedSite:
         self._check_follows(snapshot)
         if snapshot.backbone_digest != self.welcome.backbone_digest:
             raise ExchangeError("the aggregator's bank belongs to another backbone than its welcome says")
+        self._forget_unnamed(snapshot)
         for digest, data in objects.items():
             if digest not in snapshot.object_digests or sha256_bytes(data) != digest:
                 raise ExchangeError("the aggregator sent an object that its snapshot does not name")
@@ -100,13 +106,14 @@ class DeployedSite:
         self.home.say(f"the bank has {len(snapshot.active)} tasks, digest {snapshot.digest[:12]}")
         return synced
 
-    def evaluate(self, last: bool) -> StageReport:
+    def evaluate(self, _last: bool) -> StageReport:
         """Score the site's test images under its copy of the bank; small groups are kept back from what leaves.
 
         Raises:
             WithheldError: there are too few test images to tell anything.
         """
-        report = self._site.evaluate(last)
+        # Never with tasks left out, whatever is asked: each such bank would be one more question about the same images.
+        report = self._site.evaluate(False)
         bank = LayerBank(self.home.seeded / "bank").snapshot()
         write_atomically(self.home.seeded / "stages" / f"{bank.digest}.json", encode_json(report).encode())
         self.home.say(f"scored the test images under bank {bank.digest[:12]}")
@@ -114,11 +121,7 @@ class DeployedSite:
         if report.zero_shot.images < least:
             raise WithheldError(f"fewer than {least} test images: their scores stay here")
         ways = {name: withheld(getattr(report, name), least) for name in ("zero_shot", "oracle", "gaussian", "vae")}
-        without = {
-            task: {way: withheld(each, least) for way, each in reports.items()}
-            for task, reports in report.without.items()
-        }
-        return replace(report, **ways, without=without)
+        return replace(report, **ways, without={}, seconds=0.0)
 
     def _check_follows(self, snapshot: Snapshot) -> None:
         """Stop where the bank takes something back: an aggregator that does that once is not asked again by itself."""
@@ -129,6 +132,12 @@ class DeployedSite:
         except BankError as error:
             write_atomically(self.home.stopped, str(error).encode())
             raise
+
+    def _forget_unnamed(self, snapshot: Snapshot) -> None:
+        """Remove what earlier portions have left that this snapshot does not need: it must not pile up."""
+        for path in self._incoming.glob("*"):
+            if path.stem not in snapshot.object_digests:
+                path.unlink()
 
     @property
     def _incoming(self) -> Path:

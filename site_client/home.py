@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.enrolment import EnrolmentRequest, Welcome, open_welcome, sign_request
 from casam_fed.errors import BackboneError, ConfigError, EnrolmentError, StorageError
-from casam_fed.files import write_atomically
+from casam_fed.files import sha256_bytes, write_atomically
 from casam_fed.printable import printable
 from site_client.site_config import SiteSettings
 
@@ -261,4 +261,6 @@ def _confirmed(welcome: Welcome) -> dict[str, str]:
         "address": welcome.address,
         "ca": welcome.ca,
         "app": welcome.app,
+        "backbone": welcome.backbone_digest,
+        "method": sha256_bytes(json.dumps(asdict(welcome.method), sort_keys=True).encode()),
     }

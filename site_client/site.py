@@ -131,8 +131,8 @@ class Site:
         write_atomically(record, json.dumps(asdict(submission)).encode())
         return release, submission
 
-    def receive(self, receipt: Receipt) -> None:
-        """Keep the aggregator's answer to a release."""
+    def receive(self, receipt: Receipt, _envelope: bytes = b"") -> None:
+        """Keep the aggregator's answer to a release; a simulated one signs nothing."""
         write_atomically(self.folder / "receipts" / f"{receipt.digest}.json", json.dumps(asdict(receipt)).encode())
 
     def sync(self, snapshot: bytes, objects: Mapping[str, bytes]) -> Synced:

@@ -200,6 +200,7 @@ def scaled_thresholds(state: RouterState, value: float) -> RouterState:
 GREEDY = released(router=scaled_thresholds(ROUTERS["polyp"], 1e12))
 FEW = released(images=5)
 OTHER_POLYP = released(seed=5)
+HIDING = released("Unknown", ROUTERS["polyp"], site="site-polyp")
 WRONG: dict[str, tuple[str, Callable[[], Decision]]] = {
     "release too large": ("R101", lambda: decide(POLYP, ENVELOPE, known=standing(limits=Limits(release_bytes=100)))),
     "envelope too large": ("R102", lambda: decide(POLYP, b"x" * 65_536)),
@@ -283,6 +284,10 @@ WRONG: dict[str, tuple[str, Callable[[], Decision]]] = {
         lambda: decide(
             POLYP, ENVELOPE, known=standing(replace(entry("polyp"), digest="e" * 64, site="site-x", task="POLYP"))
         ),
+    ),
+    "reserved": (
+        "R124",
+        lambda: decide(HIDING, signed(HIDING, task="Unknown", site="site-polyp")),
     ),
     "no scores": (
         "R123",

@@ -152,7 +152,7 @@ class Bad:
     def release(self):
         return self.outbox.approved(self.digest)
 
-    def receive(self, receipt):
+    def receive(self, receipt, envelope):
         self.receipt = receipt
 
     def sync(self, snapshot, objects):

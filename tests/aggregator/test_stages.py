@@ -256,6 +256,7 @@ def test_no_trainable_weight_comes_from_the_aggregator_before_training(streamed)
     assert json.loads(first_submit.content["payload"]["json"]) == {
         "last": False,
         "receipt": None,
+        "receipt_envelope": "",
         "seed": 0,
         "snapshot": "",
     }

@@ -118,7 +118,7 @@ def rss(process: psutil.Process) -> float:
 def name_of(process: psutil.Process) -> str:
     """Return what a process is, short."""
     line = " ".join(process.cmdline())
-    known = ("flower-superlink", "flower-superexec", "aggregator.gateway", "flwr-serverapp", "casam-aggregator")
+    known = ("flower-superlink", "aggregator.superexec", "aggregator.gateway", "flwr-serverapp", "casam-aggregator")
     return next((name for name in known if name in line), "another")
 
 

@@ -25,7 +25,7 @@ def admitted_once(federation, site) -> bool:
 def test_every_process_of_the_aggregator_dies_during_a_join(federation):
     site = federation.site("patient", "endoscopy")
     victims = {
-        "connecting to": "flower-superexec",
+        "connecting to": "aggregator.superexec",
         "sending the release": "flower-superlink",
         "the aggregator says": "aggregator.gateway",
         "the bank has": "flwr-serverapp",

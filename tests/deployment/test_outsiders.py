@@ -3,8 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import socket
 import ssl
+import subprocess
 import threading
 from dataclasses import replace
 
@@ -27,7 +29,7 @@ from site_client.node import TaskLoop
 from site_client.online import supernode_command
 from site_client.outbox import Outbox
 
-from .federation import supervised, wait
+from .federation import BIN, supervised, wait
 
 
 @pytest.fixture
@@ -132,18 +134,54 @@ def hello(message, context):
 }
 
 
-def test_an_app_that_is_not_allowed_is_refused_and_the_next_allowed_one_still_served(federation, tmp_path):
-    site = federation.site("careful", "cardiac_mr", seed=3)
+def write_stranger(folder) -> None:
     for name, text in APP.items():
-        path = tmp_path / "stranger" / name
+        path = folder / "stranger" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+@contextlib.contextmanager
+def lenient_superexec(federation):
+    """What a malicious aggregator would do: Flower's own SuperExec, which runs every app, in place of ours."""
+    (ours,) = supervised(federation.home, "aggregator.superexec")
+    command = [
+        *(BIN / "flower-superexec", "--runtime-api-address", federation.superlink),
+        *("--root-certificates", federation.home / "keys" / "ca.pem"),
+        *("--superexec-auth-secret-file", federation.home / "keys" / "superexec.secret"),
+    ]
+    environment = {**os.environ, "FLWR_HOME": str(federation.folder / "lenient"), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    ours.suspend()
+    theirs = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        theirs.terminate()
+        theirs.wait()
+        ours.resume()
+
+
+def test_an_app_that_somebody_on_the_aggregators_machine_submits_is_not_run(federation, tmp_path):
+    write_stranger(tmp_path)
+    out = tmp_path / "ran.txt"
+    with contextlib.closing(SuperLink(federation.superlink, federation.home / "keys" / "ca.pem")) as superlink:
+        run = superlink.start(build_fab_from_disk(tmp_path / "stranger"), {"out": str(out)})
+        log = federation.home / "logs" / "superexec.log"
+        wait(lambda: "refused to run app" in log.read_text(), 20, "the refusal")
+        superlink.stop(run)
+    assert not out.exists()
+
+
+def test_an_app_that_is_not_allowed_is_refused_and_the_next_allowed_one_still_served(federation, tmp_path):
+    site = federation.site("careful", "cardiac_mr", seed=3)
+    write_stranger(tmp_path)
     with site.joining("--keep-serving") as joining:
         joining.wait_for("serving later stages")
         with contextlib.closing(SuperLink(federation.superlink, federation.home / "keys" / "ca.pem")) as superlink:
             out = tmp_path / "codes.txt"
-            run = superlink.start(build_fab_from_disk(tmp_path / "stranger"), {"out": str(out)})
-            wait(lambda: superlink.status(run).startswith("finished"), 90, "the stranger's run")
+            with lenient_superexec(federation):
+                run = superlink.start(build_fab_from_disk(tmp_path / "stranger"), {"out": str(out)})
+                wait(lambda: superlink.status(run).startswith("finished"), 90, "the stranger's run")
         assert out.read_text() == "[7]"
         joining.wait_for("refused an app that is not allowed here")
         assert not (tmp_path / "codes.txt.stolen").exists()

@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
+from casam_fed.audit.receipt import sign_receipt
 from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.bank import LayerBank
 from casam_fed.enrolment import open_request, welcome_json
@@ -83,7 +84,8 @@ class Asked:
         self, envelope: bytes, objects: dict[str, bytes] | None = None, receipt: Receipt | None = None
     ) -> dict[str, Any]:
         """Ask for a sync and return the answer."""
-        return self.ask(SYNC, Request(0, envelope.decode("ascii"), receipt), objects)
+        sealed = signed_receipt(receipt).decode("ascii") if receipt else ""
+        return self.ask(SYNC, Request(0, envelope.decode("ascii"), receipt, sealed), objects)
 
     def said(self) -> str:
         """Everything that was shown to the person at the site, by the lines of the progress file."""
@@ -98,6 +100,11 @@ class Asked:
 def signed(bank: LayerBank) -> bytes:
     """Return a bank's snapshot as the aggregator signs it."""
     return sign_snapshot(bank.snapshot().data, AGGREGATOR)
+
+
+def signed_receipt(receipt: Receipt) -> bytes:
+    """Return a receipt as the aggregator signs it."""
+    return sign_receipt(encode_json(receipt).encode(), AGGREGATOR)
 
 
 def objects_of(bank: LayerBank) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ from site_client.home import SiteHome, create_site_home
 from site_client.outbox import Outbox
 
 from ..conftest import write_blobs
-from .deployed_sites import SETTINGS, Asked, approve, give_welcome, objects_of, signed, welcomed_home
+from .deployed_sites import SETTINGS, Asked, approve, give_welcome, objects_of, signed, signed_receipt, welcomed_home
 
 CASAM = "from site_client.cli import main; main()"
 PHANTOM = ("--data", "phantom", "--set", "modality=endoscopy", "--set", "train=4", "--set", "test=2")
@@ -341,7 +341,8 @@ class TestStatus:
 
     @pytest.mark.parametrize("outcome", ["refused", "quarantined"])
     def test_after_a_no_the_next_step_is_to_join_again(self, approved, outcome):
-        DeployedSite(approved).receive(Receipt(Outbox(approved).newest().digest, outcome, None, "A1", "look at it"))
+        receipt = Receipt(Outbox(approved).newest().digest, outcome, None, "A1", "look at it")
+        DeployedSite(approved).receive(receipt, signed_receipt(receipt))
         facts = self.steps(approved)
         assert (facts["next"], facts["decision"]) == ("join", f"{outcome} A1 look at it")
 

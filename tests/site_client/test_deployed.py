@@ -9,12 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from casam_fed.audit.dsse import seal
+from casam_fed.audit.receipt import PAYLOAD_TYPE as RECEIPT
 from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.audit.statement import open_statement
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
-from casam_fed.errors import EnrolmentError
-from casam_fed.exchange import EVALUATE_STAGE, HELLO, SUBMIT, SYNC, Receipt, Request, StageReport, decode_json
+from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
+from casam_fed.exchange import EVALUATE_STAGE, HELLO, SUBMIT, SYNC, Receipt, Request, encode_json
 from casam_fed.files import sha256_bytes
 from casam_fed.release import parse
 from site_client.deployed import DeployedSite
@@ -23,7 +24,18 @@ from site_client.outbox import Outbox
 from site_client.site import Site
 
 from ..casam_fed.welcomes import AGGREGATOR
-from .deployed_sites import Asked, approve, give_welcome, objects_of, request_of, signed, welcomed_home
+from .deployed_sites import (
+    Asked,
+    approve,
+    give_welcome,
+    objects_of,
+    request_of,
+    signed,
+    signed_receipt,
+    welcomed_home,
+)
+
+OTHER = Ed25519PrivateKey.generate()
 
 
 @pytest.fixture
@@ -49,10 +61,19 @@ class TestHello:
     def test_an_approved_release_is_offered_until_it_is_decided(self, site, digest):
         approve(site.home, digest)
         assert site.ask(HELLO)["outbox"] == [digest]
-        site.site.receive(Receipt(digest, "quarantined", None, "OVERLAP", "a person looks at it"))
+        waits = Receipt(digest, "quarantined", None, "OVERLAP", "a person looks at it")
+        site.site.receive(waits, signed_receipt(waits))
         assert site.ask(HELLO)["outbox"] == [digest]
-        site.site.receive(Receipt(digest, "admitted", 0))
+        site.site.receive(Receipt(digest, "admitted", 0), signed_receipt(Receipt(digest, "admitted", 0)))
         assert site.ask(HELLO)["outbox"] == []
+
+    def test_a_receipt_that_the_aggregator_did_not_sign_is_not_believed(self, site, digest):
+        approve(site.home, digest)
+        admitted, refused = Receipt(digest, "admitted", 0), Receipt(digest, "refused", None, "R106", "call me")
+        for envelope in (b"", signed_receipt(admitted), seal(RECEIPT, encode_json(refused).encode(), OTHER)):
+            with pytest.raises((ExchangeError, SignatureError)):
+                site.site.receive(refused, envelope)
+        assert site.ask(HELLO)["outbox"] == [digest]
 
     def test_it_needs_neither_backbone_nor_data(self, home):
         """An aggregator asks all sites at once and waits seconds, not minutes."""
@@ -314,29 +335,17 @@ class TestEvaluate:
         kept = json.loads(path.read_text())
         assert kept["gaussian"]["strengths"]
         for way in ("zero_shot", "oracle", "gaussian", "vae"):
-            assert told[way]["scores"] == kept[way]["scores"]
+            assert told[way]["scores"] == {name: round(score, 3) for name, score in kept[way]["scores"].items()}
             assert (told[way]["strengths"], told[way]["decoded"]) == ([], 0)
             assert all(count >= 10 for count in told[way]["chosen"].values())
             assert set(told[way]["chosen"].items()) <= set(kept[way]["chosen"].items())
 
-    def test_banks_without_a_task_are_thinned_out_too(self, holding, monkeypatch):
+    def test_whatever_is_asked_no_bank_with_a_task_left_out_is_scored(self, holding, monkeypatch):
+        asked = []
         honest = Site.evaluate
-
-        def split(self, last):
-            report = honest(self, last)
-            few = dataclasses.replace(report.gaussian, chosen={"clinic": 9, "other": 3})
-            without = {"other": {"gaussian": few, "vae": few}}
-            return dataclasses.replace(report, gaussian=few, vae=few, without=without)
-
-        monkeypatch.setattr(Site, "evaluate", split)
+        monkeypatch.setattr(Site, "evaluate", lambda self, last: asked.append(last) or honest(self, last))
         told = holding.ask(EVALUATE_STAGE, Request(0, last=True))
-        assert told["gaussian"]["chosen"] == told["vae"]["chosen"] == {}
-        assert told["without"]["other"]["gaussian"]["chosen"] == {}
-        assert told["without"]["other"]["gaussian"]["strengths"] == []
-        kept = decode_json(
-            StageReport, (holding.home.seeded / "stages" / f"{holding.bank}.json").read_text(), "this site"
-        )
-        assert dict(kept.gaussian.chosen) == {"clinic": 9, "other": 3}
+        assert (asked, told["without"], told["seconds"]) == ([False], {}, 0)
 
     def test_with_too_few_test_images_nothing_is_told_and_the_site_still_knows(self, home, banks, caplog):
         settings = home.path / "site.yaml"
