@@ -7,8 +7,10 @@ The bank is written before the record that speaks of it. After a crash between t
 offers its release again and is told of the entry that it has.
 """
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,17 +130,18 @@ class Decisions:
             BankError, StorageError: the aggregator's own files are not in order or the disk is full; nothing is decided.
         """
         digest = sha256_bytes(data)
-        if self.is_decided(digest, site):
-            return self._told(self.record(site, digest))
-        bank = LayerBank(self.home.bank)
-        decision = examine(data, envelope, site, self._standing(bank))
-        sequence = None
-        if decision.outcome == "quarantined":
-            write_atomically(self._quarantined(site, digest), data)
-        elif decision.outcome == "admitted":
-            sequence = decision.entry.sequence if decision.entry else bank.admit(parse(data)).sequence
-        record = _record(digest, site, decision, envelope, sequence)
-        self._write(record)
+        with self._alone():
+            if self.is_decided(digest, site):
+                return self._told(self.record(site, digest))
+            bank = LayerBank(self.home.bank)
+            decision = examine(data, envelope, site, self._standing(bank))
+            sequence = None
+            if decision.outcome == "quarantined":
+                write_atomically(self._quarantined(site, digest), data)
+            elif decision.outcome == "admitted":
+                sequence = decision.entry.sequence if decision.entry else bank.admit(parse(data)).sequence
+            record = _record(digest, site, decision, envelope, sequence)
+            self._write(record)
         return record.receipt
 
     def accept(self, task: str, site: str | None = None) -> Record:
@@ -152,6 +155,10 @@ class Decisions:
             BankError: none waits for that task, or several sites' do, or the bank refuses it.
             StorageError: the disk is full or cannot be written.
         """
+        with self._alone():
+            return self._accept(task, site)
+
+    def _accept(self, task: str, site: str | None) -> Record:
         waiting = [
             record
             for record in self.records()
@@ -190,6 +197,19 @@ class Decisions:
                 f"{path} is not the release that was quarantined; delete it: {record.site} is then asked for it again"
             )
         return parse(data)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold a lock while something is decided: what was examined must still be so when it is written.
+
+        Deliveries are processes of their own, and a person may accept a release meanwhile. The system frees the lock when
+        its process ends, however it ends.
+        """
+        path = self.home.path / "decisions.lock"
+        with contextlib.ExitStack() as stack:
+            with as_storage_error("lock", path):
+                fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+            yield
 
     def _told(self, record: Record) -> Receipt:
         entries = [entry for entry in read_snapshot(self.home.bank).entries if entry.digest == record.digest]

@@ -14,10 +14,11 @@ from aggregator.sites import enrol
 from casam_fed.alignment import AlignmentLayer
 from casam_fed.audit.dsse import read_envelope
 from casam_fed.audit.keys import public_pem
+from casam_fed.audit.receipt import open_receipt
 from casam_fed.audit.statement import Statement, sign_statement
 from casam_fed.enrolment import EnrolmentRequest
 from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced
+from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced, decode_json
 from casam_fed.files import sha256_bytes, sha256_file
 from casam_fed.release import pack
 from casam_fed.routing.gaussian import Background
@@ -102,7 +103,9 @@ class SmallSite:
     def release(self) -> tuple[bytes, Submission]:
         return self.data, Submission(self.digest, {}, self.signed().decode("ascii"))
 
-    def receive(self, receipt: Receipt) -> None:
+    def receive(self, receipt: Receipt, envelope: bytes) -> None:
+        signed = open_receipt(envelope, self.home.signing_key().public_key())
+        assert decode_json(Receipt, signed.decode("ascii"), "the aggregator") == receipt
         self.receipts.append(receipt)
 
     def sync(self, envelope: bytes, objects: dict[str, bytes]) -> Synced:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -154,6 +156,25 @@ class TestOnce:
         shutil.rmtree(decisions.home.admissions / waiting.name)
         assert decide(decisions, waiting).outcome == "quarantined"
         assert len(files(decisions.home.quarantine)) == 1
+
+    def test_what_two_deliveries_decide_at_once_is_decided_one_after_the_other(self, decisions, monkeypatch):
+        """Each was examined before the other was admitted: without a lock the bank itself would have to refuse one."""
+        sites = [
+            SmallSite(name, decisions.home, place, "Heart" if name == "south" else "heart")
+            for name, place in (("north", 0.0), ("south", 8.0))
+        ]
+        examine = module.examine
+
+        def slow(*arguments):
+            found = examine(*arguments)
+            time.sleep(0.2)
+            return found
+
+        monkeypatch.setattr(module, "examine", slow)
+        with ThreadPoolExecutor() as pool:
+            receipts = list(pool.map(lambda site: decide(Decisions(decisions.home), site), sites))
+        assert sorted(receipt.code for receipt in receipts) == ["A001", "R122"]
+        assert len(bank_of(decisions).entries()) == 1
 
 
 class TestFullDisk:
