@@ -229,7 +229,7 @@ def _examine(data: bytes, envelope: bytes, sender: str, standing: Standing, foun
     if claim is not None:
         return "Q201", (
             f"by {claim.kind} the router of task {task} takes {claim.share:.0%} of {claim.source};"
-            " look at its overlap table, then accept or refuse it"
+            " look at its overlap table, then accept it or leave it"
         )
     return "A001", f"the release of task {task} of {sender} may be admitted"
 
