@@ -79,6 +79,10 @@ class Limits:
 
     body_bytes: int = 16 << 20
     total_bytes: int = 128 << 20
+    # A site may send two of the largest releases at once, and as much again in ten minutes: Flower puts no bound on the sum
+    # of the objects of one message, and keeps all of them on disk.
+    site_bytes: int = 256 << 20
+    site_bytes_per_s: float = (256 << 20) / 600
     # A hundred sites use four each: two objects pushed at once, a poll and a heartbeat. Each may cost 1 MB beside the body.
     connections: int = 500
     # A SuperNode waits 30 s for an answer: refusing it earlier lets it read why, and try again.
@@ -175,6 +179,26 @@ class _Budget:
             self._waiting.popleft()
 
 
+class _Quota:
+    """How much each key may still send: full at first, and refilled at a steady rate."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._most, self._rate = limits.site_bytes, limits.site_bytes_per_s
+        self._left: dict[bytes, tuple[float, float]] = {}
+
+    def allows(self, key: bytes, size: int) -> bool:
+        """Return whether `size` bytes more are within the quota of `key`."""
+        return size <= self._now(key)
+
+    def take(self, key: bytes, size: int) -> None:
+        """Count what the SuperLink has accepted: nobody can use up another's quota without that one's key."""
+        self._left[key] = (self._now(key) - size, time.monotonic())
+
+    def _now(self, key: bytes) -> float:
+        left, since = self._left.get(key, (float(self._most), 0.0))
+        return min(float(self._most), left + self._rate * (time.monotonic() - since))
+
+
 class _Pace:
     """Time that a client may let us wait: it starts with `stall_s` and earns more only by moving bytes."""
 
@@ -207,6 +231,7 @@ class _Gateway:
     def __init__(self, client: httpx.AsyncClient, limits: Limits) -> None:
         self._client, self._limits = client, limits
         self._budget = _Budget(limits.total_bytes)
+        self._quota = _Quota(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -227,6 +252,9 @@ class _Gateway:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = _expected_size(scope, self._limits)
+        if size > _FREE_BYTES and not self._quota.allows(_key(scope), size):
+            text = "This site has sent too much in a short time; try again in ten minutes."
+            raise _Refusal(413, text, "over the quota of its key")
         held = self._budget.hold(size, self._limits.queue_s) if size > _FREE_BYTES else contextlib.nullcontext()
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -270,6 +298,8 @@ class _Gateway:
         except httpx.TransportError as error:
             reason = f"SuperLink not reachable ({type(error).__name__})"
             raise _Refusal(503, "The SuperLink is not reachable; try again.", reason, retry_s=5) from error
+        if response.status_code < 400 and len(body) > _FREE_BYTES:
+            self._quota.take(_key(scope), len(body))
         try:
             await self._stream(response, send)
         except (httpx.TransportError, TimeoutError) as error:
@@ -445,6 +475,11 @@ def _target(scope: Scope) -> bytes:
     query: bytes = scope["query_string"]
     path: bytes = scope["raw_path"]
     return path + b"?" + query if query else path
+
+
+def _key(scope: Scope) -> bytes:
+    """Return the public key that a request says it is signed with; the SuperLink checks it."""
+    return dict(scope["headers"]).get(b"flwr-public-key", b"")
 
 
 def _forbidden(reason: str) -> _Refusal:

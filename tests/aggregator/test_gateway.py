@@ -528,6 +528,22 @@ def test_bodies_in_flight_share_a_budget(files: Files, upstream: Upstream, tmp_p
             assert list(found) == [200, 200, 200]
 
 
+def test_a_key_has_a_quota_that_refills_and_is_nobody_elses(files: Files, upstream: Upstream, tmp_path: Path) -> None:
+    limits = "site_bytes=3 << 20, site_bytes_per_s=1 << 20"
+    with running_gateway(files, upstream.port, tmp_path, limits) as gateway, gateway.client() as client:
+
+        def push(key: str) -> int:
+            return client.post(PUSH, content=bytes(1 << 20), headers={**PROTOBUF, "flwr-public-key": key}).status_code
+
+        assert [push("a") for _ in range(3)] == [200, 200, 200]
+        assert push("a") == 413
+        assert push("b") == 200
+        # Polls and heartbeats go on.
+        small = client.post(PUSH, content=b"abc", headers={**PROTOBUF, "flwr-public-key": "a"})
+        assert small.status_code == 200
+        wait_for(lambda: push("a") == 200)
+
+
 def test_the_budget_keeps_its_order_and_loses_no_byte() -> None:
     async def play() -> list[str]:
         budget, seen = _Budget(10), []
