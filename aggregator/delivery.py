@@ -110,20 +110,30 @@ def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str
     return run.results
 
 
-def evaluate(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Result]:
+def evaluate(
+    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], bank: str = ""
+) -> dict[str, Result]:
     """Ask sites for their aggregate scores under the bank they hold, and keep what they tell.
+
+    Args:
+        grid, home, nodes, say: as for `deliver`.
+        bank: digest of the bank that these sites were known to hold; empty for the present one. Scores that arrive when the
+            bank has become another are not kept, for nobody can tell which bank they belong to: the sites are asked again.
 
     Raises:
         BankError, StorageError: the aggregator itself is not in order.
     """
     run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
-    bank = read_snapshot(home.bank).digest
+    bank = bank or read_snapshot(home.bank).digest
     requests = dict.fromkeys(nodes, Request(0))
     for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), _EVALUATE_S):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
         except ExchangeError as error:
             run.fail(site, error)
+            continue
+        if read_snapshot(home.bank).digest != bank:
+            say(f"{site}: its scores came after the bank had changed, and are asked for again")
             continue
         write_atomically(home.reports / bank / f"{site}.json", encode_json(report).encode())
         run.results[site].bank = bank

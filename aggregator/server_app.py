@@ -18,8 +18,6 @@ __all__ = ["make_delivery_app"]
 _MARK = "CASAM_SUPERVISED"
 """Set by `casam-aggregator up` for its processes: the aggregator's folder."""
 
-_KINDS = {"deliver": deliver, "evaluate": evaluate}
-
 
 def make_delivery_app() -> ServerApp:
     """Return the ServerApp; its run configuration names the run, whose order lies in the aggregator's folder."""
@@ -43,7 +41,11 @@ def make_delivery_app() -> ServerApp:
                 file.write(line + "\n")
 
         try:
-            outcome = {"results": plain(_KINDS[order["kind"]](grid, home, order["nodes"], say)), "error": ""}
+            if order["kind"] == "deliver":
+                results = deliver(grid, home, order["nodes"], say)
+            else:
+                results = evaluate(grid, home, order["nodes"], say, order["bank"])
+            outcome = {"results": plain(results), "error": ""}
         except CasamError as error:
             # The aggregator's own fault, such as a full disk: the watcher says it and tries again.
             outcome = {"results": {}, "error": str(error)}

@@ -125,7 +125,8 @@ class Watcher:
 
     def _start(self, slot: str, kind: str, due: Mapping[str, Node]) -> None:
         name = f"{kind}{int(time.time())}{next(self._numbers)}{secrets.token_hex(4)}"
-        order = {"kind": kind, "nodes": {site: node.id for site, node in due.items()}}
+        nodes = {site: node.id for site, node in due.items()}
+        order = {"kind": kind, "nodes": nodes, "bank": sha256_file(self.home.bank / "bank.json")}
         write_atomically(self.home.runs / f"{name}.order.json", json.dumps(order).encode())
         number = self.superlink.start(self.app, {"run": name})
         self._running[slot] = _Run(name, slot, kind, number, dict(due))

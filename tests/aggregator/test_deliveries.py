@@ -135,6 +135,14 @@ class TestGoodSites:
             assert report.gaussian.images == 10
             assert report.gaussian.strengths == ()
 
+    def test_scores_of_a_bank_that_has_changed_meanwhile_are_not_kept(self, home, sites):
+        delivered(home, sites["north"])
+        held = read_snapshot(home.bank).digest
+        delivered(home, sites["south"])
+        results = evaluate(grid_of(sites["north"]), home, {"north": 1}, lambda text: None, bank=held)
+        assert (results["north"].bank, results["north"].error) == ("", "")
+        assert not list(home.reports.rglob("*.json"))
+
 
 class Bad:
     """A site of a name that answers a hello as asked and fails, or lies, as its subclass says."""
