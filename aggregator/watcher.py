@@ -17,7 +17,8 @@ import psutil
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from aggregator.superlink import Node, SuperLink
-from casam_fed.files import sha256_file, write_atomically
+from casam_fed.files import write_atomically
+from casam_fed.snapshot import read_snapshot
 
 __all__ = ["Watcher"]
 
@@ -73,7 +74,7 @@ class Watcher:
         online = {site: node for site, node in nodes.items() if node.online}
         for run in list(self._running.values()):
             self._collect(run)
-        bank = sha256_file(self.home.bank / "bank.json")
+        bank = read_snapshot(self.home.bank).digest
         self._start_all("deliver", {s: node for s, node in online.items() if self._delivery_due(s, node, bank)})
         self._start_all("evaluate", {s: node for s, node in online.items() if self._evaluation_due(s, node, bank)})
         self._tell(nodes, bank)
@@ -126,7 +127,7 @@ class Watcher:
     def _start(self, slot: str, kind: str, due: Mapping[str, Node]) -> None:
         name = f"{kind}{int(time.time())}{next(self._numbers)}{secrets.token_hex(4)}"
         nodes = {site: node.id for site, node in due.items()}
-        order = {"kind": kind, "nodes": nodes, "bank": sha256_file(self.home.bank / "bank.json")}
+        order = {"kind": kind, "nodes": nodes, "bank": read_snapshot(self.home.bank).digest}
         write_atomically(self.home.runs / f"{name}.order.json", json.dumps(order).encode())
         number = self.superlink.start(self.app, {"run": name})
         self._running[slot] = _Run(name, slot, kind, number, dict(due))
