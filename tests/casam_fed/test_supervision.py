@@ -89,6 +89,11 @@ def tend_until(supervisor: Supervisor, true: Callable[[], object], seconds: floa
     return until(tended, seconds)
 
 
+def _hearing_hangups() -> None:
+    """What started these tests may ignore SIGHUP, as nohup does, and that is inherited."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def owner(folder: Path, program: str) -> Iterator[subprocess.Popen[str]]:
     """A process that supervises `children` in the folder until it is ended, as a command line does."""
@@ -117,6 +122,7 @@ except KeyboardInterrupt:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_hearing_hangups,
     )
     try:
         yield process
