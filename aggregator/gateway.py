@@ -16,10 +16,7 @@ import signal
 import socket
 import ssl
 import sys
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -31,6 +28,7 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from aggregator.gateway_bounds import Budget, Limits, Pace, Quota, RefusalLog
 from casam_fed.errors import ConfigError
 
 __all__ = ["Limits", "main", "make_gateway", "serve"]
@@ -64,38 +62,6 @@ _RESPONSE_HEADERS = frozenset(
 # holds as much for every connection anyway, and the number of connections is limited.
 _FREE_BYTES = 64 << 10
 _CHUNK_BYTES = 256 << 10
-_LINES_PER_MINUTE = 60
-_SHOWN_CHARACTERS = 200
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much one client, and all of them together, may take.
-
-    A SuperNode's largest request is one chunk of an array, 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE) and a few hundred
-    bytes around it, however large the release: `body_bytes` is three of them. `total_bytes` holds 25 such chunks, more
-    than the SuperLink takes in a tenth of a second; a site pushes two at once, and others wait their turn.
-    """
-
-    body_bytes: int = 16 << 20
-    total_bytes: int = 128 << 20
-    # A site may send two of the largest releases at once, and as much again in ten minutes: Flower puts no bound on the sum
-    # of the objects of one message, and keeps all of them on disk.
-    site_bytes: int = 256 << 20
-    site_bytes_per_s: float = (256 << 20) / 600
-    # A hundred sites use four each: two objects pushed at once, a poll and a heartbeat. Each may cost 1 MB beside the body.
-    connections: int = 500
-    # A SuperNode waits 30 s for an answer: refusing it earlier lets it read why, and try again.
-    queue_s: float = 20.0
-    upstream_s: float = 60.0
-    head_s: float = 10.0
-    # A client may stand still for `stall_s`, and earns that time back with `bytes_per_s`: it can never save up more.
-    stall_s: float = 20.0
-    bytes_per_s: int = 16 << 10
-    # A client that is still sending when it is refused reads the answer only if the connection stays open for a moment.
-    linger_s: float = 2.0
-    idle_s: int = 30
-    shutdown_s: float = 2.0
 
 
 class _Refusal(Exception):  # noqa: N818
@@ -110,115 +76,8 @@ class _Gone(Exception):  # noqa: N818
     """The client has left, or was cut off; nobody is there to read an answer."""
 
 
-class _RefusalLog:
-    """One line a refused request on stderr, and a limit, so that a flood of requests cannot fill the disk."""
-
-    def __init__(self) -> None:
-        self._since, self._lines, self._left_out = 0.0, 0, 0
-
-    def write(self, path: bytes, reason: str, client: tuple[str, int] | None) -> None:
-        now = time.monotonic()
-        if now - self._since >= 60:
-            if self._left_out:
-                print(f"gateway: refused {self._left_out} more, not shown", file=sys.stderr, flush=True)
-            self._since, self._lines, self._left_out = now, 0, 0
-        if self._lines == _LINES_PER_MINUTE:
-            self._left_out += 1
-            return
-        self._lines += 1
-        shown = path[:_SHOWN_CHARACTERS].decode("latin-1").encode("unicode_escape").decode("ascii")[:_SHOWN_CHARACTERS]
-        address = f"{client[0]}:{client[1]}" if client else "unknown"
-        print(f"gateway: refused {shown} from {address}: {reason}", file=sys.stderr, flush=True)
-
-
 # A process has one stderr.
-_refusals = _RefusalLog()
-
-
-class _Budget:
-    """Bytes that all bodies in flight share, granted in the order of asking."""
-
-    def __init__(self, total: int) -> None:
-        self._free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    @contextlib.asynccontextmanager
-    async def hold(self, size: int, patience_s: float) -> AsyncIterator[None]:
-        """Hold `size` bytes.
-
-        Raises:
-            TimeoutError: others held them for longer than `patience_s`.
-        """
-        await self._take(size, patience_s)
-        try:
-            yield
-        finally:
-            self._give(size)
-
-    async def _take(self, size: int, patience_s: float) -> None:
-        granted = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, granted))
-        self._give(0)
-        try:
-            async with asyncio.timeout(patience_s):
-                await granted
-        except BaseException:
-            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
-            self._give(size if granted.done() and not granted.cancelled() else 0)
-            raise
-
-    def _give(self, size: int) -> None:
-        self._free += size
-        while self._waiting:
-            wanted, granted = self._waiting[0]
-            if not granted.done():
-                if wanted > self._free:
-                    return
-                self._free -= wanted
-                granted.set_result(None)
-            self._waiting.popleft()
-
-
-class _Quota:
-    """How much each key may still send: full at first, and refilled at a steady rate."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._most, self._rate = limits.site_bytes, limits.site_bytes_per_s
-        self._left: dict[bytes, tuple[float, float]] = {}
-
-    def allows(self, key: bytes, size: int) -> bool:
-        """Return whether `size` bytes more are within the quota of `key`."""
-        return size <= self._now(key)
-
-    def take(self, key: bytes, size: int) -> None:
-        """Count what the SuperLink has accepted: nobody can use up another's quota without that one's key."""
-        self._left[key] = (self._now(key) - size, time.monotonic())
-
-    def _now(self, key: bytes) -> float:
-        left, since = self._left.get(key, (float(self._most), 0.0))
-        return min(float(self._most), left + self._rate * (time.monotonic() - since))
-
-
-class _Pace:
-    """Time that a client may let us wait: it starts with `stall_s` and earns more only by moving bytes."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits, self._credit = limits, limits.stall_s
-
-    async def wait(self, step: Awaitable[T]) -> T:
-        """Await one step of the client.
-
-        Raises:
-            TimeoutError: the client has used up its time.
-        """
-        started = time.monotonic()
-        async with asyncio.timeout(self._credit):
-            result = await step
-        self._credit -= time.monotonic() - started
-        return result
-
-    def earn(self, size: int) -> None:
-        self._credit = min(self._limits.stall_s, self._credit + size / self._limits.bytes_per_s)
+_refusals = RefusalLog()
 
 
 class _Gateway:
@@ -230,8 +89,8 @@ class _Gateway:
 
     def __init__(self, client: httpx.AsyncClient, limits: Limits) -> None:
         self._client, self._limits = client, limits
-        self._budget = _Budget(limits.total_bytes)
-        self._quota = _Quota(limits)
+        self._budget = Budget(limits.total_bytes)
+        self._quota = Quota(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -243,7 +102,7 @@ class _Gateway:
         except _Refusal as refusal:
             _refusals.write(_target(scope), refusal.reason, scope["client"])
             with contextlib.suppress(TimeoutError):
-                await _Pace(self._limits).wait(_answer(refusal, receive, send, self._limits.linger_s))
+                await Pace(self._limits).wait(_answer(refusal, receive, send, self._limits.linger_s))
         except _Gone:
             if cut := scope.get("state", {}).get("cut"):
                 cut()
@@ -266,7 +125,7 @@ class _Gateway:
             await _unless_gone(self._exchange(scope, body, send), receive)
 
     async def _read_body(self, receive: Receive, size: int) -> memoryview:
-        body, used, pace, more = _room(size), 0, _Pace(self._limits), True
+        body, used, pace, more = _room(size), 0, Pace(self._limits), True
         while more:
             try:
                 message = await pace.wait(receive())
@@ -308,7 +167,7 @@ class _Gateway:
             await response.aclose()
 
     async def _stream(self, response: httpx.Response, send: Send) -> None:
-        pace = _Pace(self._limits)
+        pace = Pace(self._limits)
         headers = [(name.lower(), value) for name, value in response.headers.raw if name.lower() in _RESPONSE_HEADERS]
         await pace.wait(send({"type": "http.response.start", "status": response.status_code, "headers": headers}))
         async for chunk in response.aiter_raw():

@@ -6,24 +6,20 @@ file, and never taking a process that got the number of a dead one for it.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
-
-import psutil
+from typing import IO
 
 from casam_fed.errors import SupervisionError
+from casam_fed.processes import end_marked
+from casam_fed.signals import stop_on_signals, undisturbed
 
 __all__ = [
     "PRIVATE_ENVIRONMENT",
@@ -31,13 +27,7 @@ __all__ = [
     "Supervisor",
     "direct_to_loopback",
     "end_leftovers",
-    "end_marked",
-    "free_port",
     "is_running",
-    "marked",
-    "port_holder",
-    "stop_on_signals",
-    "undisturbed",
 ]
 
 PRIVATE_ENVIRONMENT = {
@@ -50,8 +40,6 @@ PRIVATE_ENVIRONMENT = {
 
 _MARK = "CASAM_SUPERVISED"
 
-_Handler = Callable[[int, FrameType | None], None]
-
 _FIRST_DELAY_S = 0.5
 _SETTLED_S = 60.0
 _READY_S = 60.0
@@ -59,7 +47,6 @@ _GRACE_S = 15.0
 """Flower's SuperLink waits up to 14 s for open connections."""
 _LEAD_S = 1.0
 _REST_S = 5.0
-_PATIENCE_S = 60.0
 _LOCK_S = 1.0
 _LOG_BYTES = 10 << 20
 
@@ -287,30 +274,6 @@ def direct_to_loopback(environment: Mapping[str, str]) -> dict[str, str]:
     return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the first SIGINT, SIGTERM or SIGHUP, and ignore later ones: they would cut stopping short.
-
-    After an interrupted context they stay ignored, for the program is on its way out. A thread other than the main one
-    changes nothing, as no signal reaches it.
-    """
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        # A mask would not do: a signal may reach any thread, and libraries start threads.
-        _answer_signals(_ignore)
-        raise KeyboardInterrupt
-
-    with _answering_signals(interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore SIGINT, SIGTERM and SIGHUP inside the context."""
-    with _answering_signals(_ignore):
-        yield
-
-
 def end_leftovers(folder: Path) -> None:
     """End what a killed supervisor left behind in `folder`, e.g. before looking whether a port is free.
 
@@ -330,70 +293,6 @@ def is_running(folder: Path) -> bool:
         return True
     except OSError:
         return False
-    return False
-
-
-def marked(variable: str, value: str, seen: set[psutil.Process]) -> list[psutil.Process]:
-    """Return the living processes of this user with VARIABLE=VALUE in their environment, and their descendants.
-
-    Some of Ray's processes overwrite their environment with a title, and lose their parent when it ends first; so whoever
-    was once seen stays a member: `seen` is brought up to date.
-    """
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.pid != os.getpid() and process.environ().get(variable) == value:
-                seen.add(process)
-    for process in list(seen):
-        with contextlib.suppress(psutil.Error):
-            seen.update(process.children(recursive=True))
-    seen.intersection_update([process for process in seen if _lives(process)])
-    return list(seen)
-
-
-def end_marked(variable: str, value: str, seen: set[psutil.Process], grace_s: float) -> int:
-    """End all `marked` processes, politely, then by force, as often as new ones appear; return how many there were."""
-    send, ended = psutil.Process.terminate, set()
-    deadline = time.monotonic() + _PATIENCE_S
-    while (members := marked(variable, value, seen)) and time.monotonic() < deadline:
-        for process in members:
-            with contextlib.suppress(psutil.Error):
-                send(process)
-        ended.update(members)
-        until = time.monotonic() + grace_s
-        while any(_lives(process) for process in members) and time.monotonic() < until:
-            time.sleep(0.05)
-        send = psutil.Process.kill
-    return len(ended)
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody uses on loopback at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def port_holder(host: str, port: int) -> str | None:
-    """Return who keeps a server from listening on the port, e.g. "python (pid 123)"; None when nobody does."""
-    if not _taken(host, port):
-        return None
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            for connection in process.net_connections(kind="tcp"):
-                if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                    return f"{process.name()} (pid {process.pid})"
-    return "another process"
-
-
-def _taken(host: str, port: int) -> bool:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As servers do: connections of an earlier server that are still winding up do not count.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return error.errno == errno.EADDRINUSE
     return False
 
 
@@ -449,34 +348,6 @@ def _limit(log: Path) -> None:
         file.truncate(0)
 
 
-@contextlib.contextmanager
-def _answering_signals(handler: _Handler) -> Iterator[None]:
-    before = _answer_signals(handler)
-    try:
-        yield
-    except KeyboardInterrupt:
-        before = {}
-        raise
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def _answer_signals(handler: _Handler) -> dict[signal.Signals, Any]:
-    """Install a handler for whatever asks this program to end, and return those it had."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        # Started with nohup.
-        numbers.remove(signal.SIGHUP)
-    return {number: signal.signal(number, handler) for number in numbers}
-
-
-def _ignore(_signal: int, _frame: FrameType | None) -> None:
-    """A handler rather than SIG_IGN, which children would inherit."""
-
-
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     """Signal a process and what it has started; only before it was waited for, while its number is still its own."""
     if process.poll() is None:
@@ -488,14 +359,6 @@ def _await_end(process: subprocess.Popen[bytes], seconds: float) -> bool:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
-
-
-def _lives(process: psutil.Process) -> bool:
-    """Return whether a process runs; a zombie does not, and where nobody waits for it, it stays for ever."""
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return False
 
 
 def _reason(error: OSError) -> str:

@@ -11,7 +11,8 @@ from typing import TypeVar
 from casam_fed.enrolment import Welcome
 from casam_fed.errors import BankError, ExchangeError
 from casam_fed.files import write_atomically
-from casam_fed.supervision import Child, Supervisor, free_port
+from casam_fed.processes import free_port
+from casam_fed.supervision import Child, Supervisor
 from site_client.home import SiteHome
 
 __all__ = ["Online", "online", "supernode_command"]

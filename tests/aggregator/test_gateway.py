@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from aggregator.gateway import Limits, _Budget
+from aggregator.gateway_bounds import Budget, Limits
 
 ROOT = Path(__file__).parents[2]
 PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
@@ -546,7 +546,7 @@ def test_a_key_has_a_quota_that_refills_and_is_nobody_elses(files: Files, upstre
 
 def test_the_budget_keeps_its_order_and_loses_no_byte() -> None:
     async def play() -> list[str]:
-        budget, seen = _Budget(10), []
+        budget, seen = Budget(10), []
 
         async def hold(name: str, size: int, patience: float, held: float) -> None:
             try:

@@ -19,15 +19,8 @@ import pytest
 
 from casam_fed import supervision
 from casam_fed.errors import SupervisionError
-from casam_fed.supervision import (
-    PRIVATE_ENVIRONMENT,
-    Child,
-    Supervisor,
-    end_leftovers,
-    free_port,
-    is_running,
-    port_holder,
-)
+from casam_fed.processes import free_port, port_holder
+from casam_fed.supervision import PRIVATE_ENVIRONMENT, Child, Supervisor, end_leftovers, is_running
 
 SLEEPS = "import time; time.sleep(300)"
 STUBBORN = (
@@ -340,7 +333,7 @@ def test_a_signal_while_starting_leaves_nothing_behind(folder):
 def test_the_way_out_after_a_signal_is_not_cut_short_by_another():
     program = """
         import time
-        from casam_fed.supervision import stop_on_signals
+        from casam_fed.signals import stop_on_signals
         try:
             with stop_on_signals():
                 try:

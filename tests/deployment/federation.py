@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import yaml
 
-from casam_fed.supervision import free_port
+from casam_fed.processes import free_port
 
 BIN = Path(sys.executable).parent
 METHOD = {"epochs": 1, "min_steps": 2, "batch_size": 4, "masks_per_image": 1, "point_share": 0.0}

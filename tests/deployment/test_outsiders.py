@@ -22,7 +22,8 @@ from casam_fed.audit.statement import open_statement, sign_statement
 from casam_fed.errors import ExchangeError
 from casam_fed.exchange import Hello, Submission, Synced, wrap_bytes
 from casam_fed.files import sha256_bytes
-from casam_fed.supervision import Child, Supervisor, free_port
+from casam_fed.processes import free_port
+from casam_fed.supervision import Child, Supervisor
 from site_client.client_app import payload_of
 from site_client.home import SiteHome
 from site_client.node import TaskLoop
