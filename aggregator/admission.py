@@ -22,6 +22,7 @@ from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, open_statement
 from casam_fed.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError
 from casam_fed.files import sha256_bytes
+from casam_fed.printable import printable
 from casam_fed.release import Release, parse
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.overlap import LIMITS, OverlapLimits, OverlapTable, measure_overlap
@@ -344,6 +345,5 @@ def _refused_as(code: str) -> Iterator[None]:
 
 def _shown(sentence: str) -> str:
     """Return a sentence that can neither break a line nor move a terminal's cursor, nor fill a page."""
-    plain = sentence.encode("ascii", "backslashreplace").decode("ascii")
-    text = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in plain)
+    text = printable(sentence.encode("ascii", "backslashreplace").decode("ascii"))
     return text if len(text) <= _LONGEST_SENTENCE else f"{text[: _LONGEST_SENTENCE - 3]}..."

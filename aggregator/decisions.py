@@ -12,7 +12,6 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +26,7 @@ from aggregator.home import Home
 from aggregator.sites import read_sites
 from casam_fed.bank import LayerBank
 from casam_fed.card import Digest, Slug
+from casam_fed.clock import utc_now
 from casam_fed.config import STRICT
 from casam_fed.errors import BankError
 from casam_fed.exchange import Reason, Receipt
@@ -175,7 +175,9 @@ class Decisions:
         bank = LayerBank(self.home.bank)
         _check_free(release, bank.snapshot().entries)
         sequence = bank.admit(release).sequence
-        record = replace(old, outcome="admitted", sequence=sequence, accepted=_now(), reason="accepted by the operator")
+        record = replace(
+            old, outcome="admitted", sequence=sequence, accepted=utc_now(), reason="accepted by the operator"
+        )
         self._write(record)
         self._quarantined(old.site, old.digest).unlink(missing_ok=True)
         return record
@@ -253,7 +255,7 @@ def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequenc
         outcome=decision.outcome,
         code=decision.code,
         reason=decision.sentence,
-        time=_now(),
+        time=utc_now(),
         sequence=sequence,
         statement=envelope.decode("ascii") if statement else "",
         overlap=decision.overlap.to_json() if decision.overlap else "",
@@ -303,7 +305,3 @@ def _enrolled(folder: Path) -> Mapping[str, EnrolledSite]:
         )
         for name, record in read_sites(folder).items()
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

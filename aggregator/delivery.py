@@ -16,8 +16,8 @@ from flwr.serverapp import Grid
 
 from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
-from casam_fed.audit.receipt import sign_receipt
-from casam_fed.audit.snapshot import sign_snapshot
+from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
+from casam_fed.audit.dsse import seal
 from casam_fed.errors import CasamError, ExchangeError
 from casam_fed.evaluation_report import RouteReport
 from casam_fed.exchange import (
@@ -210,7 +210,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
     bank = LayerBank(run.home.bank)
     snapshot = bank.snapshot()
     key = run.home.signing_key()
-    envelope = sign_snapshot(snapshot.data, key).decode("ascii")
+    envelope = seal(SNAPSHOT, snapshot.data, key).decode("ascii")
     have = {site: set(run.hellos[site].have) for site in sites}
     receipts = {site: decisions.receipt(run.hellos[site].outbox, site) for site in sites}
     while have:
@@ -239,7 +239,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
 def _with_receipt(request: Request, receipt: Receipt | None, key: Ed25519PrivateKey) -> Request:
     if receipt is None:
         return request
-    signed = sign_receipt(encode_json(receipt).encode(), key).decode("ascii")
+    signed = seal(RECEIPT, encode_json(receipt).encode(), key).decode("ascii")
     return replace(request, receipt=receipt, receipt_envelope=signed)
 
 

@@ -33,11 +33,13 @@ from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, pub
 from casam_fed.card import Slug
 from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
 from casam_fed.enrolment import Address, EnrolmentRequest, Welcome
-from casam_fed.errors import ConfigError, StorageError
-from casam_fed.files import sha256_file, write_atomically
+from casam_fed.errors import ConfigError
+from casam_fed.files import as_storage_error, sha256_file, write_atomically
 from casam_fed.snapshot import read_snapshot
 
 __all__ = ["AggregatorConfig", "Home", "create_home", "default_listen", "host_and_port", "welcome_of"]
+
+_MEND = "give a folder that this user can write"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -148,6 +150,11 @@ class Home:
         return self.path / "reports"
 
     @property
+    def progress(self) -> Path:
+        """One line for everything that happened."""
+        return self.path / "progress.jsonl"
+
+    @property
     def runs(self) -> Path:
         """What each delivery came to."""
         return self.path / "flower" / "runs"
@@ -181,7 +188,7 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
         BackboneError: the backbone is unknown or not on this machine.
         StorageError: the disk is full or cannot be written.
     """
-    with _writing(path):
+    with as_storage_error("write", path, _MEND):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is not empty; give a new folder")
     # torch and Flower take seconds to import, and only this needs both.
@@ -194,7 +201,7 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
     from casam_fed.routing.overlap import probe_features
 
     backbone = load_backbone(config.method.backbone, config.method.device)
-    with _writing(path), _taken_back(path):
+    with as_storage_error("write", path, _MEND), _taken_back(path):
         path.mkdir(parents=True, exist_ok=True)
         # Flower's database in it holds whole messages: nothing here is for other users.
         os.chmod(path, 0o700)
@@ -245,15 +252,6 @@ def default_listen(address: str) -> str:
         if ipaddress.ip_address(host.strip("[]")).version == 6:
             return f"[::]:{port}"
     return f"0.0.0.0:{port}"
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise StorageError(f"cannot write {path}: {reason}; give a folder that this user can write") from error
 
 
 @contextlib.contextmanager

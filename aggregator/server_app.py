@@ -2,7 +2,7 @@
 
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context
@@ -12,6 +12,7 @@ from aggregator.delivery import deliver, evaluate, plain
 from aggregator.home import Home
 from casam_fed.errors import CasamError, ConfigError
 from casam_fed.files import write_atomically
+from casam_fed.line_log import append_event
 
 __all__ = ["make_delivery_app"]
 
@@ -35,11 +36,7 @@ def make_delivery_app() -> ServerApp:
         # Flower notices the death of this process a minute later; the watcher, which looks for its number, at once.
         write_atomically(home.runs / f"{name}.pid", str(os.getpid()).encode())
 
-        def say(text: str) -> None:
-            line = json.dumps({"time": round(time.time(), 3), "text": text})
-            with (home.path / "progress.jsonl").open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-
+        say = partial(append_event, home.progress)
         try:
             if order["kind"] == "deliver":
                 results = deliver(grid, home, order["nodes"], say)

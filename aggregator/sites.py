@@ -6,7 +6,6 @@ works whether it runs or not, and a crash in between is made good by the next lo
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.card import Slug
+from casam_fed.clock import utc_now
 from casam_fed.config import STRICT
 from casam_fed.enrolment import EnrolmentRequest, Pem
 from casam_fed.errors import EnrolmentError, KeyFileError
@@ -162,13 +162,13 @@ def _with_keys(
                     f"a key of this request belongs or belonged to site {other.site}; "
                     "let the site make new ones with casam-site rotate"
                 )
-    record = replace(record, keys=(*record.keys, KeyPair(request.signing_key, request.node_key, _now())))
+    record = replace(record, keys=(*record.keys, KeyPair(request.signing_key, request.node_key, utc_now())))
     _write(folder, record)
     return record
 
 
 def _ended(record: SiteRecord) -> SiteRecord:
-    return replace(record, keys=tuple(pair if pair.ended else replace(pair, ended=_now()) for pair in record.keys))
+    return replace(record, keys=tuple(pair if pair.ended else replace(pair, ended=utc_now()) for pair in record.keys))
 
 
 def _write(folder: Path, record: SiteRecord) -> None:
@@ -178,7 +178,3 @@ def _write(folder: Path, record: SiteRecord) -> None:
 
 def _pems(request: EnrolmentRequest) -> tuple[str, str]:
     return request.signing_key, request.node_key
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -75,8 +75,10 @@ class Watcher:
         for run in list(self._running.values()):
             self._collect(run)
         bank = read_snapshot(self.home.bank).digest
-        self._start_all("deliver", {s: node for s, node in online.items() if self._delivery_due(s, node, bank)})
-        self._start_all("evaluate", {s: node for s, node in online.items() if self._evaluation_due(s, node, bank)})
+        self._start_all("deliver", bank, {s: node for s, node in online.items() if self._delivery_due(s, node, bank)})
+        self._start_all(
+            "evaluate", bank, {s: node for s, node in online.items() if self._evaluation_due(s, node, bank)}
+        )
         self._tell(nodes, bank)
 
     def abandon_runs(self) -> None:
@@ -117,17 +119,17 @@ class Watcher:
         served = (seen.activated, seen.bank) == (node.activated, bank)
         return served and seen.evaluated != f"{node.activated} {bank}" and time.monotonic() >= seen.retry_at
 
-    def _start_all(self, kind: str, due: Mapping[str, Node]) -> None:
+    def _start_all(self, kind: str, bank: str, due: Mapping[str, Node]) -> None:
         """Start a run with those that are well, and another with those that failed: nobody waits for a site that hangs."""
         well = {site: node for site, node in due.items() if not self._seen[site].failures}
         for slot, nodes in ((kind, well), (f"{kind} again", {s: due[s] for s in due if s not in well})):
             if nodes and slot not in self._running:
-                self._start(slot, kind, nodes)
+                self._start(slot, kind, bank, nodes)
 
-    def _start(self, slot: str, kind: str, due: Mapping[str, Node]) -> None:
+    def _start(self, slot: str, kind: str, bank: str, due: Mapping[str, Node]) -> None:
         name = f"{kind}{int(time.time())}{next(self._numbers)}{secrets.token_hex(4)}"
         nodes = {site: node.id for site, node in due.items()}
-        order = {"kind": kind, "nodes": nodes, "bank": read_snapshot(self.home.bank).digest}
+        order = {"kind": kind, "nodes": nodes, "bank": bank}
         write_atomically(self.home.runs / f"{name}.order.json", json.dumps(order).encode())
         number = self.superlink.start(self.app, {"run": name})
         self._running[slot] = _Run(name, slot, kind, number, dict(due))
@@ -181,10 +183,11 @@ class Watcher:
             site: {
                 "online": node.online,
                 "activated": node.activated,
-                "holds": self._seen.get(site, _Seen()).bank,
-                "error": self._seen.get(site, _Seen()).error,
+                "holds": seen.bank,
+                "error": seen.error,
             }
             for site, node in sorted(nodes.items())
+            for seen in [self._seen.get(site, _Seen())]
         }
         data = json.dumps({"bank": bank, "sites": state, "running": sorted(self._running)}, indent=1).encode()
         path = self.home.path / "flower" / "state.json"

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +17,21 @@ from casam_fed.errors import CasamError
 from casam_fed.printable import printable
 from casam_fed.supervision import PRIVATE_ENVIRONMENT, direct_to_loopback
 
-__all__ = ["LazyGroup", "at_terminal", "confirmed", "parsed_options", "run_command"]
+__all__ = [
+    "LazyGroup",
+    "at_terminal",
+    "confirmed",
+    "folder_argument",
+    "json_option",
+    "parsed_options",
+    "require_yes",
+    "run_command",
+]
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+"""The folder of an aggregator or a site."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class LazyGroup(click.Group):
@@ -82,6 +97,17 @@ def confirmed(question: str) -> bool:
     if not at_terminal():
         raise click.UsageError(f"{question} There is no terminal to ask at; give the answer as an option (see --help).")
     return click.confirm(question)
+
+
+def require_yes(question: str, given: bool = False) -> None:
+    """Ask a person, unless the answer was `given` as an option; a no ends the command.
+
+    Raises:
+        click.UsageError: as `confirmed`.
+        click.Abort: the person said no.
+    """
+    if not given and not confirmed(question):
+        raise click.Abort
 
 
 def parsed_options(options: Sequence[str]) -> dict[str, Any]:

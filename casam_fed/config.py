@@ -4,9 +4,10 @@
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -15,6 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
+from casam_fed.files import sha256_bytes
 
 __all__ = ["NAME_PATTERN", "STRICT", "MethodConfig", "from_mapping", "read_yaml"]
 
@@ -72,6 +74,11 @@ class MethodConfig:
     folds_by: Literal["patient", "image"] = "patient"
     percentile: Annotated[float, Field(ge=50, le=100)] = 97.0
     min_train_images: Annotated[int, Field(ge=1)] = 2
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all choices: equal where the methods are."""
+        return sha256_bytes(json.dumps(asdict(self), sort_keys=True).encode())
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
     Raises:
         StorageError: the disk is full, the folder cannot be written, or another I/O error; no partial file stays.
     """
-    with _writing(path):
+    with as_storage_error("write", path, "free space or choose a folder that can be written, then run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -52,17 +52,23 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def as_storage_error(action: str, path: Path) -> Iterator[None]:
-    """Turn what the system says of a file into our error; a missing file stays FileNotFoundError when reading."""
+def as_storage_error(
+    action: str, path: Path, mend: str = "let this user read and write the bank's folder, then run again"
+) -> Iterator[None]:
+    """Turn what the system says of a file into our error; a missing file stays FileNotFoundError when reading.
+
+    Args:
+        action: what was tried, e.g. "read".
+        path: with which file or folder.
+        mend: what a person can do about it.
+    """
     try:
         yield
     except OSError as error:
         if action == "read" and isinstance(error, FileNotFoundError):
             raise
         reason = (error.strerror or type(error).__name__).lower()
-        raise StorageError(
-            f"cannot {action} {path}: {reason}; let this user read and write the bank's folder, then run again"
-        ) from error
+        raise StorageError(f"cannot {action} {path}: {reason}; {mend}") from error
 
 
 def cache_dir() -> Path:
@@ -71,17 +77,6 @@ def cache_dir() -> Path:
         return Path(chosen).expanduser().absolute()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "casam-fed"
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise StorageError(
-            f"cannot write {path}: {reason.lower()}; free space or choose a folder that can be written, then run again"
-        ) from error
 
 
 def _umask() -> int:

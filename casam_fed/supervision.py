@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from casam_fed.clock import utc_now
 from casam_fed.errors import SupervisionError
 from casam_fed.processes import end_marked
 from casam_fed.signals import stop_on_signals, undisturbed
@@ -218,9 +219,7 @@ class _Kept:
         # Appending: after `_limit` has emptied the file, a running child goes on at its new end.
         with os.fdopen(os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab", buffering=0) as log:
             os.fchmod(log.fileno(), 0o600)
-            log.write(
-                f"=== {self.child.name} started {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} ===\n".encode()
-            )
+            log.write(f"=== {self.child.name} started {utc_now()} ===\n".encode())
             self.process = subprocess.Popen(
                 self.child.command,
                 stdin=subprocess.DEVNULL,

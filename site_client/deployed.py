@@ -1,14 +1,12 @@
 """A deployed site as its handlers see it: releases only what was approved, and believes only what the aggregator signed."""
 
 import functools
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from casam_fed.audit.receipt import open_receipt
-from casam_fed.audit.snapshot import open_snapshot
+from casam_fed.audit.announcement import RECEIPT, SNAPSHOT, open_announcement
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
 from casam_fed.errors import BankError, ExchangeError, WithheldError
@@ -38,12 +36,11 @@ class DeployedSite:
 
     def hello(self) -> Hello:
         """Introduce the site; quick, because it needs neither the backbone nor the data."""
-        method = asdict(self.home.method(self.welcome)) | {"device": "", "threads": 0}
         return Hello(
             site=self.home.settings.name,
             task=self.home.settings.site.task_name,
             backbone_digest=backbone_card(self.welcome.backbone).sha256,
-            config_digest=sha256_bytes(json.dumps(method, sort_keys=True).encode()),
+            config_digest=self.welcome.method.digest,
             versions=versions(),
             have=tuple(self._held()),
             outbox=tuple(self.outbox.undecided()),
@@ -69,7 +66,7 @@ class DeployedSite:
                 messages to each other.
             ExchangeError: the envelope holds another receipt, or no such release was ever approved here.
         """
-        if open_receipt(envelope, self.welcome.key) != encode_json(receipt).encode():
+        if open_announcement(envelope, RECEIPT, self.welcome.key) != encode_json(receipt).encode():
             raise ExchangeError("the aggregator signed another receipt than it sent")
         if receipt.digest not in self.outbox.releases():
             raise ExchangeError("the aggregator sent a receipt for a release that never left this site")
@@ -86,7 +83,7 @@ class DeployedSite:
             SignatureError: not signed by the aggregator that a person confirmed.
             BankError, ReleaseError: an earlier entry was taken back, or an object is not what it claims; the copy stays.
         """
-        snapshot = Snapshot.parse(open_snapshot(envelope, self.welcome.key))
+        snapshot = Snapshot.parse(open_announcement(envelope, SNAPSHOT, self.welcome.key))
         self._check_follows(snapshot)
         if snapshot.backbone_digest != self.welcome.backbone_digest:
             raise ExchangeError("the aggregator's bank belongs to another backbone than its welcome says")
@@ -101,7 +98,7 @@ class DeployedSite:
         waiting = {digest: data for digest, data in waiting.items() if sha256_bytes(data) == digest}
         synced = self._site.sync(snapshot.data, waiting)
         write_atomically(self.home.seen, snapshot.data)
-        write_atomically(self.home.seeded / "bank.signed.json", envelope)
+        write_atomically(self.home.signed_bank, envelope)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self.home.say(f"the bank has {len(snapshot.active)} tasks, digest {snapshot.digest[:12]}")
         return synced
@@ -114,8 +111,8 @@ class DeployedSite:
         """
         # Never with tasks left out, whatever is asked: each such bank would be one more question about the same images.
         report = self._site.evaluate(False)
-        bank = LayerBank(self.home.seeded / "bank").snapshot()
-        write_atomically(self.home.seeded / "stages" / f"{bank.digest}.json", encode_json(report).encode())
+        bank = LayerBank(self.home.bank).snapshot()
+        write_atomically(self.home.stage(bank.digest), encode_json(report).encode())
         self.home.say(f"scored the test images under bank {bank.digest[:12]}")
         least = self.home.settings.minimum_images
         if report.zero_shot.images < least:
@@ -145,7 +142,7 @@ class DeployedSite:
 
     def _held(self) -> list[str]:
         """Return the digests of the objects that are here whole: one that is damaged is lacking, and is sent again."""
-        folders = (self.home.seeded / "bank" / "objects", self._incoming)
+        folders = (self.home.bank / "objects", self._incoming)
         paths = [path for folder in folders for path in folder.glob("*.safetensors")]
         return sorted({path.stem for path in paths if sha256_file(path) == path.stem})
 

@@ -7,6 +7,7 @@ WELCOME.json   comes back, and is put here
 trusted.json   the aggregator's fingerprint, as a person has confirmed it
 work/          all that is private (embeddings are in the cache folder), the outbox and the copy of the bank
 journal.jsonl  one line for everything that went out, written before it went
+bank-seen.json the newest snapshot of the bank that this site has believed
 progress.jsonl what happened, for whoever waits at the terminal
 logs/          one file per process
 """
@@ -17,9 +18,8 @@ import os
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,15 @@ from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, pub
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.enrolment import EnrolmentRequest, Welcome, open_welcome, sign_request
-from casam_fed.errors import BackboneError, ConfigError, EnrolmentError, StorageError
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.errors import BackboneError, ConfigError, EnrolmentError
+from casam_fed.files import as_storage_error, write_atomically
+from casam_fed.line_log import append_event
 from casam_fed.printable import printable
 from site_client.site_config import SiteSettings
 
 __all__ = ["SiteHome", "create_site_home", "renew_keys"]
+
+_MEND = "give a folder that this user can write"
 
 
 class SiteHome:
@@ -79,6 +82,20 @@ class SiteHome:
     def outbox(self) -> Path:
         """Releases, and the statements by which they may leave."""
         return self.seeded / "outbox"
+
+    @property
+    def bank(self) -> Path:
+        """The copy of the bank."""
+        return self.seeded / "bank"
+
+    @property
+    def signed_bank(self) -> Path:
+        """Its snapshot as the aggregator signed it."""
+        return self.seeded / "bank.signed.json"
+
+    def stage(self, bank: str) -> Path:
+        """Return where this site keeps its scores under the bank with this digest."""
+        return self.seeded / "stages" / f"{bank}.json"
 
     @property
     def journal(self) -> Path:
@@ -160,11 +177,8 @@ class SiteHome:
         What the aggregator sent may be part of the text, which ends at a terminal. An event that cannot be written is lost:
         nothing else fails because of it.
         """
-        line = json.dumps({"time": round(time.time(), 3), "text": printable(text)}) + "\n"
         with contextlib.suppress(OSError):
-            descriptor = os.open(self.progress, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(line)
+            append_event(self.progress, printable(text))
 
 
 def create_site_home(path: Path, settings: dict[str, Any]) -> SiteHome:
@@ -178,7 +192,7 @@ def create_site_home(path: Path, settings: dict[str, Any]) -> SiteHome:
     text = "# Settings of this site; all keys: docs/reference/site-yaml.md\n" + yaml.safe_dump(
         settings, sort_keys=False
     )
-    with _writing(path):
+    with as_storage_error("write", path, _MEND):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ConfigError(f"{path} is not empty; give a new folder")
         path.mkdir(parents=True, exist_ok=True)
@@ -201,7 +215,7 @@ def renew_keys(home: SiteHome) -> None:
     Raises:
         StorageError: the disk is full or cannot be written; then the old keys stay in force.
     """
-    with _writing(home.path), _made_keys(home.path, home.settings.name) as made:
+    with as_storage_error("write", home.path, _MEND), _made_keys(home.path, home.settings.name) as made:
         (home.path / "WELCOME.json").unlink(missing_ok=True)
         for statement in home.work.glob("seed-*/outbox/*.statement.json"):
             statement.unlink()
@@ -230,15 +244,6 @@ def _replace_keys(path: Path, made: Path) -> None:
     (made / "keys").rename(keys)
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise StorageError(f"cannot write {path}: {reason}; give a folder that this user can write") from error
-
-
 def _write_keys(path: Path, name: str) -> None:
     keys = path / "keys"
     keys.mkdir(mode=0o700)
@@ -262,5 +267,5 @@ def _confirmed(welcome: Welcome) -> dict[str, str]:
         "ca": welcome.ca,
         "app": welcome.app,
         "backbone": welcome.backbone_digest,
-        "method": sha256_bytes(json.dumps(asdict(welcome.method), sort_keys=True).encode()),
+        "method": welcome.method.digest,
     }

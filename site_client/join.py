@@ -47,10 +47,10 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
     submission = ensure_trained(home, welcome, say)
     outbox = Outbox(home)
     known = outbox.receipt(submission.digest)
-    if known is not None and known.outcome != "admitted":
-        # Whoever joins again wants it looked at again: the aggregator's reasons may have gone.
-        outbox.receipt_path(submission.digest).unlink()
     admitted = known is not None and known.outcome == "admitted"
+    if not admitted:
+        # Whoever joins again wants it looked at again: the aggregator's reasons may have gone.
+        outbox.receipt_path(submission.digest).unlink(missing_ok=True)
     if not admitted and not outbox.is_approved(submission.digest):
         size = outbox.path(submission.digest).stat().st_size
         outbox.approve(submission.digest, size, home.settings.site.task_name, welcome, approve(submission))
@@ -129,12 +129,9 @@ def _stage(home: SiteHome, connection: Online, seconds: float, before: int) -> S
     def look() -> Stage | None:
         if _synced_at(home) == before:
             return None
-        snapshot = read_snapshot(home.seeded / "bank")
-        path = home.seeded / "stages" / f"{snapshot.digest}.json"
         # Scores of an earlier time are not enough: the aggregator wants its answer, even where it is the same.
-        if not path.exists() or not any(line["kind"] == EVALUATE_STAGE for line in read_journal(home.journal, told)):
-            return None
-        return Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
+        answered = any(line["kind"] == EVALUATE_STAGE for line in read_journal(home.journal, told))
+        return _scored(home) if answered else None
 
     return connection.wait_for(look, "bank and its scores", seconds)
 
@@ -143,17 +140,24 @@ def _serve(home: SiteHome, connection: Online, shown: Stage, say: Say) -> None:
     """Stay online until interrupted, and show the row of every later stage once its scores are there."""
     while True:
         connection.pause()
-        snapshot = read_snapshot(home.seeded / "bank")
-        path = home.seeded / "stages" / f"{snapshot.digest}.json"
-        if snapshot.digest != shown.snapshot.digest and path.exists():
-            shown = Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
+        found = _scored(home)
+        if found is not None and found.snapshot != shown.snapshot:
+            shown = found
             say(stage_row(home.settings.site.task_name, shown.snapshot, shown.report))
+
+
+def _scored(home: SiteHome) -> Stage | None:
+    """Return the bank held here and this site's scores under it, once there are any."""
+    snapshot = read_snapshot(home.bank)
+    path = home.stage(snapshot.digest)
+    if not path.exists():
+        return None
+    return Stage(snapshot, decode_json(StageReport, path.read_text(), str(path)))
 
 
 def _synced_at(home: SiteHome) -> int:
     """Return when the last signed snapshot was written, in nanoseconds; 0 before the first."""
-    signed = home.seeded / "bank.signed.json"
-    return signed.stat().st_mtime_ns if signed.exists() else 0
+    return home.signed_bank.stat().st_mtime_ns if home.signed_bank.exists() else 0
 
 
 def _check(receipt: Receipt) -> None:

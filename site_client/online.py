@@ -1,16 +1,15 @@
 """A site online: a SuperNode that talks to the aggregator, and beside it the process that answers (site_client.serve)."""
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from casam_fed.enrolment import Welcome
 from casam_fed.errors import BankError, ExchangeError
 from casam_fed.files import write_atomically
+from casam_fed.line_log import read_lines
 from casam_fed.processes import free_port
 from casam_fed.supervision import Child, Supervisor
 from site_client.home import SiteHome
@@ -34,7 +33,7 @@ class Online:
         self._supervisor = supervisor
         self._answering = supervisor.pid("clientapp")
         self._explained = False
-        self._shown = len(_lines(home.progress))
+        self._position = read_lines(home.progress)[1]
 
     def wait_for(self, look: Callable[[], T | None], what: str, seconds: float) -> T:
         """Return what `look` finds, once it finds something; meanwhile show what happens, and mend what breaks.
@@ -98,10 +97,9 @@ class Online:
 
     def show(self) -> None:
         """Print the events that were written since the last look."""
-        lines = _lines(self.home.progress, self._shown)
-        self._shown += len(lines)
-        for line in lines:
-            self.say(json.loads(line)["text"])
+        events, self._position = read_lines(self.home.progress, self._position)
+        for event in events:
+            self.say(event["text"])
 
 
 @contextlib.contextmanager
@@ -111,7 +109,6 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
     Raises:
         SupervisionError: another process has this site online, or Flower's SuperNode does not start.
     """
-    home.progress.touch(mode=0o600)
     home.stopped.unlink(missing_ok=True)
     port = free_port()
     serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
@@ -139,10 +136,3 @@ def supernode_command(home: SiteHome, welcome: Welcome, port: int) -> tuple[str,
         *("--host", "127.0.0.1", "--port", str(port), "--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.keys / "supernode.secret")),
     )
-
-
-def _lines(path: Path, after: int = 0) -> list[str]:
-    """Return the whole lines of a file after the first `after`."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)[after:] if line.endswith("\n")]

@@ -7,12 +7,12 @@ work/seed-N/receipts/DIGEST.json          the aggregator's decision
 """
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from casam_fed import __version__
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import Statement, open_statement, sign_statement
+from casam_fed.clock import utc_now
 from casam_fed.enrolment import Welcome
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
 from casam_fed.exchange import Receipt, Submission, decode_json
@@ -118,7 +118,7 @@ class Outbox:
             app=welcome.app,
             code=__version__,
             approved=how,
-            time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            time=utc_now(),
         )
         write_atomically(self._statement_path(digest), sign_statement(statement, self.home.signing_key()))
 

@@ -28,7 +28,7 @@ from casam_fed.embeddings import EmbeddingStore
 from casam_fed.evaluation import Evaluator
 from casam_fed.evaluation_report import RouteReport
 from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced
-from casam_fed.files import cache_dir, sha256_bytes, write_atomically
+from casam_fed.files import cache_dir, write_atomically
 from casam_fed.metrics import iou
 from casam_fed.release import pack, parse
 from casam_fed.routing.pooling import pool
@@ -74,12 +74,11 @@ class Site:
 
     def hello(self) -> Hello:
         """Introduce the site."""
-        method = json.dumps(asdict(self.method), sort_keys=True).encode()
         return Hello(
             site=self.config.name,
             task=self.config.task_name,
             backbone_digest=self.backbone.digest,
-            config_digest=sha256_bytes(method),
+            config_digest=self.method.digest,
             versions=versions(),
             have=tuple(self._held()),
             outbox=tuple(path.stem for path in sorted(self._outbox.glob("*.safetensors"))),

@@ -32,6 +32,16 @@ def mini_backbone() -> Backbone:
     return load_backbone("mini", "cpu")
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """The folder of stored embeddings for tests that start processes or share a site, one thread each."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CASAM_CACHE", str(folder))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder
+
+
 @pytest.fixture
 def blobs(tmp_path: Path) -> Path:
     """A folder with train/ and test/: 8 and 4 grey images, 48 x 64, each with two bright discs as instances."""

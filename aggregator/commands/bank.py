@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
-from casam_fed.command_line import confirmed
+from casam_fed.command_line import folder_argument, json_option, require_yes
 from casam_fed.errors import BankError
 from casam_fed.snapshot import read_snapshot
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bank"]
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _site_option = click.option("--site", help="Whose, where several sites have named a task so.")
 
 
@@ -29,7 +27,7 @@ def bank() -> None:
 
 @bank.command("list")
 @folder_argument
-@_json_option
+@json_option
 def list_command(folder: Path, as_json: bool) -> None:
     """Show all entries, and the releases that wait for a person."""
     from aggregator.decisions import Decisions
@@ -59,7 +57,7 @@ def list_command(folder: Path, as_json: bool) -> None:
 @folder_argument
 @click.argument("task")
 @_site_option
-@_json_option
+@json_option
 def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> None:
     """Show a task: its card, its decision, and what its router takes from others (the overlap table)."""
     from aggregator.decisions import Decisions
@@ -100,7 +98,7 @@ def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> No
 
 @bank.command("verify")
 @folder_argument
-@_json_option
+@json_option
 def verify_command(folder: Path, as_json: bool) -> None:
     """Read every object of the bank, check its digest, its form and its entry, and say what was found."""
     from aggregator.decisions import Decisions
@@ -132,8 +130,7 @@ def retire_command(folder: Path, task: str, yes: bool) -> None:
     # Its file may be damaged: that is a reason to retire it.
     if all(entry.task != task for entry in bank.entries()):
         raise BankError(f"the bank has no task {task}; casam-aggregator bank list {folder} shows all")
-    if not yes and not confirmed(f"Retire {task}? Its release is deleted here, and at every site at its next sync."):
-        raise click.Abort
+    require_yes(f"Retire {task}? Its release is deleted here, and at every site at its next sync.", yes)
     entry = bank.retire(task)
     click.echo(f"{task} (entry {entry.sequence}) is retired; bank {bank.snapshot().digest}")
 
@@ -148,8 +145,7 @@ def accept_command(folder: Path, task: str, site: str | None, yes: bool) -> None
     from aggregator.decisions import Decisions
 
     decisions = Decisions(Home(folder))
-    if not yes and not confirmed(f"Admit the quarantined release of {task}?"):
-        raise click.Abort
+    require_yes(f"Admit the quarantined release of {task}?", yes)
     record = decisions.accept(task, site)
     click.echo(f"{task} is entry {record.sequence} now; {record.site} hears of it at its next sync.")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import click
 
-from aggregator.commands.folder import folder_argument
 from aggregator.home import AggregatorConfig, create_home, default_listen
 from casam_fed.audit.keys import shown
+from casam_fed.command_line import folder_argument
 from casam_fed.config import from_mapping, read_yaml
 
 __all__ = ["init"]

@@ -5,10 +5,9 @@ from pathlib import Path
 import click
 
 from aggregator import sites
-from aggregator.commands.folder import folder_argument
 from aggregator.home import Home, welcome_of
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import confirmed
+from casam_fed.command_line import folder_argument, require_yes
 from casam_fed.enrolment import EnrolmentRequest, open_request, welcome_json
 from casam_fed.errors import ConfigError, EnrolmentError
 from casam_fed.files import write_atomically
@@ -67,8 +66,7 @@ def rotate(folder: Path, request: Path, fingerprint: str | None, out: Path | Non
 def revoke(folder: Path, site: str, yes: bool) -> None:
     """Shut a hospital out: its keys end at once. What it has in the bank stays until it is retired."""
     home = Home(folder)
-    if not yes and not confirmed(f"Shut {site} out?"):
-        raise click.Abort
+    require_yes(f"Shut {site} out?", yes)
     sites.revoke(home.sites, site)
     click.echo(f"{site} is shut out; a running aggregator ends its connection within seconds.")
 
@@ -87,8 +85,7 @@ def _confirm(request: EnrolmentRequest, fingerprint: str | None, question: str) 
         f"site         {request.site}\nfingerprint  {shown(request.fingerprint)}\nmade with    casam-fed {request.code}"
     )
     if fingerprint is None:
-        if not confirmed(f"Has the hospital read out the same fingerprint? {question}"):
-            raise click.Abort
+        require_yes(f"Has the hospital read out the same fingerprint? {question}")
     elif fingerprint.replace(" ", "").lower() != request.fingerprint:
         raise EnrolmentError(
             "the fingerprint given is not that of the request; somebody may have changed the file, ask the hospital again"

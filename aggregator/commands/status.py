@@ -2,17 +2,17 @@
 
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from aggregator.authority import days_left
-from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from casam_fed.audit.keys import shown
+from casam_fed.clock import utc_now
+from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import ExchangeError
 from casam_fed.exchange import StageReport, decode_json
 from casam_fed.printable import printable
@@ -24,7 +24,7 @@ __all__ = ["status"]
 
 @click.command()
 @folder_argument
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(folder: Path, as_json: bool) -> None:
     """Show whether the aggregator runs, who is enrolled, who is online, and what each holds and scores."""
     home = Home(folder)
@@ -70,7 +70,7 @@ def _facts(home: Home) -> dict[str, Any]:
     return {
         "federation": home.config.federation,
         "address": home.config.address,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "time": utc_now(),
         "up": up,
         "fingerprint": home.fingerprint(),
         "bank": snapshot.digest,

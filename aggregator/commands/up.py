@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from aggregator.commands.folder import folder_argument
 from aggregator.home import Home
+from casam_fed.command_line import folder_argument
 from casam_fed.errors import CasamError
 from casam_fed.supervision import Supervisor, end_leftovers
 

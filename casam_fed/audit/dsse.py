@@ -46,9 +46,8 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 def seal(payload_type: str, payload: bytes, key: Ed25519PrivateKey) -> bytes:
     """Return an envelope, JSON bytes, signed with `key`; the same arguments give the same bytes."""
-    signature = {"keyid": fingerprint(key.public_key()), "sig": _text(key.sign(pae(payload_type, payload)))}
-    fields = {"payload": _text(payload), "payloadType": payload_type, "signatures": [signature]}
-    return json.dumps(fields, separators=(",", ":")).encode("ascii")
+    signature = key.sign(pae(payload_type, payload))
+    return _written(Envelope(payload_type, payload, fingerprint(key.public_key()), signature))
 
 
 def read_envelope(data: bytes, sender: str) -> Envelope:
@@ -67,14 +66,7 @@ def read_envelope(data: bytes, sender: str) -> Envelope:
         envelope = Envelope(
             fields["payloadType"], _bytes(fields["payload"]), signature["keyid"], _bytes(signature["sig"])
         )
-        alike = json.dumps(
-            {
-                "payload": _text(envelope.payload),
-                "payloadType": envelope.payload_type,
-                "signatures": [{"keyid": envelope.key, "sig": _text(envelope.signature)}],
-            },
-            separators=(",", ":"),
-        ).encode("ascii")
+        alike = _written(envelope)
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise SignatureError(
             f"{sender} sent no envelope with one signature; run the same version at both ends"
@@ -103,6 +95,13 @@ def unseal(data: bytes, payload_type: str, keys: Mapping[str, Ed25519PublicKey],
     except InvalidSignature as error:
         raise SignatureError(f"the signature of {sender} does not fit; what was signed is not what arrived") from error
     return envelope.payload
+
+
+def _written(envelope: Envelope) -> bytes:
+    """Return the one form in which an envelope is written."""
+    signature = {"keyid": envelope.key, "sig": _text(envelope.signature)}
+    fields = {"payload": _text(envelope.payload), "payloadType": envelope.payload_type, "signatures": [signature]}
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
 
 def _text(data: bytes) -> str:

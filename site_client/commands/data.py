@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from casam_fed.command_line import folder_argument
 from casam_fed.errors import DataError
-from site_client.commands.folder import folder_argument
 from site_client.home import SiteHome
 
 __all__ = ["check", "train"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import ConfigError
-from site_client.commands.folder import folder_argument
 from site_client.home import SiteHome
 
 __all__ = ["doctor"]
@@ -18,7 +18,7 @@ _SIGNS = {"ok": "ok", "warning": "look", "wrong": "WRONG"}
 @click.command()
 @folder_argument
 @click.option("--quick", is_flag=True, help="Leave out the forecast of time and memory.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def doctor(folder: Path, quick: bool, as_json: bool) -> None:
     """Check this machine, the welcome, the way to the aggregator, and that it is closed where it should be.
 

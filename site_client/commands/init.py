@@ -6,10 +6,9 @@ from typing import Any
 import click
 
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import at_terminal, confirmed, parsed_options
+from casam_fed.command_line import at_terminal, folder_argument, parsed_options, require_yes
 from casam_fed.enrolment import open_request
 from casam_fed.errors import ConfigError
-from site_client.commands.folder import folder_argument
 from site_client.home import SiteHome, create_site_home, renew_keys
 
 __all__ = ["init", "rotate"]
@@ -60,8 +59,7 @@ def rotate(folder: Path, yes: bool) -> None:
     The operator takes it in with `casam-aggregator rotate`; until then this site cannot join.
     """
     home = SiteHome(folder)
-    if not yes and not confirmed(f"Make new keys for {home.settings.name}? Its welcome ends with the old ones."):
-        raise click.Abort
+    require_yes(f"Make new keys for {home.settings.name}? Its welcome ends with the old ones.", yes)
     renew_keys(home)
     _next(home)
 

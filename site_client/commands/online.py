@@ -5,10 +5,10 @@ from typing import Literal
 
 import click
 
-from casam_fed.command_line import confirmed
+from casam_fed.command_line import folder_argument, require_yes
 from casam_fed.exchange import Submission
-from site_client.commands.folder import folder_argument, trusted_welcome
 from site_client.commands.preview import preview_text
+from site_client.commands.trust import trusted_welcome
 from site_client.home import SiteHome
 
 __all__ = ["join", "sync"]
@@ -37,8 +37,7 @@ def join(folder: Path, yes: bool, keep_serving: bool, seconds: float) -> None:
         click.echo(preview_text(home, submission.digest))
         if yes:
             return "option"
-        if not confirmed("May this leave the building?"):
-            raise click.Abort
+        require_yes("May this leave the building?")
         return "person"
 
     run_join(home, welcome, approve, click.echo, seconds, keep_serving)

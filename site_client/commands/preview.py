@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import ExchangeError
-from site_client.commands.folder import folder_argument
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 
@@ -20,7 +20,7 @@ _NEVER = (
 
 @click.command()
 @folder_argument
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def preview(folder: Path, as_json: bool) -> None:
     """Show every tensor that would leave (name, shape, dtype, bytes, norm, digest), the card, and what never leaves."""
     import json

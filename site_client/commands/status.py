@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from casam_fed.audit.keys import fingerprint, shown
+from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import BankError, EnrolmentError
 from casam_fed.snapshot import read_snapshot
-from site_client.commands.folder import folder_argument
 from site_client.home import SiteHome
 from site_client.journal import read_journal
 from site_client.outbox import Outbox
@@ -19,7 +19,7 @@ __all__ = ["status"]
 
 @click.command()
 @folder_argument
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def status(folder: Path, as_json: bool) -> None:
     """Show how far this site is: welcome, release, decision, bank, and how much has left it."""
     home = SiteHome(folder)
@@ -46,7 +46,7 @@ def _facts(home: SiteHome) -> dict[str, Any]:
     except EnrolmentError:
         aggregator = ""
     try:
-        snapshot = read_snapshot(home.seeded / "bank")
+        snapshot = read_snapshot(home.bank)
         bank = f"{len(snapshot.active)} tasks, digest {snapshot.digest}"
     except BankError:
         bank = ""

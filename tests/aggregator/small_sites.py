@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator.home import Home
 from aggregator.sites import enrol
 from casam_fed.alignment import AlignmentLayer
+from casam_fed.audit.announcement import RECEIPT, open_announcement
 from casam_fed.audit.dsse import read_envelope
 from casam_fed.audit.keys import public_pem
-from casam_fed.audit.receipt import open_receipt
 from casam_fed.audit.statement import Statement, sign_statement
 from casam_fed.enrolment import EnrolmentRequest
 from casam_fed.evaluation_report import RouteReport
@@ -104,7 +104,7 @@ class SmallSite:
         return self.data, Submission(self.digest, {}, self.signed().decode("ascii"))
 
     def receive(self, receipt: Receipt, envelope: bytes) -> None:
-        signed = open_receipt(envelope, self.home.signing_key().public_key())
+        signed = open_announcement(envelope, RECEIPT, self.home.signing_key().public_key())
         assert decode_json(Receipt, signed.decode("ascii"), "the aggregator") == receipt
         self.receipts.append(receipt)
 

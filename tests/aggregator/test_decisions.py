@@ -277,7 +277,7 @@ class TestQuarantine:
 
     def test_of_two_releases_of_one_site_the_newer_counts(self, decisions, waiting, monkeypatch):
         waiting.data = small_release("greedy", "greedy", 0.0, seed=2, greedy=True)
-        monkeypatch.setattr(module, "_now", lambda: "2099-01-01T00:00:00Z")
+        monkeypatch.setattr(module, "utc_now", lambda: "2099-01-01T00:00:00Z")
         assert decide(decisions, waiting).outcome == "quarantined"
         assert decisions.accept("greedy").digest == waiting.digest
 

@@ -15,15 +15,6 @@ from .deployed_sites import welcomed_home
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CASAM_CACHE", str(folder))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield folder
-
-
-@pytest.fixture(scope="session")
 def trained(tmp_path_factory, cache):
     """A site of 12 + 12 drawn images after two steps of training; nobody has approved anything."""
     home = welcomed_home(tmp_path_factory.mktemp("trained") / "clinic")

@@ -7,8 +7,8 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from casam_fed.audit.receipt import sign_receipt
-from casam_fed.audit.snapshot import sign_snapshot
+from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
+from casam_fed.audit.dsse import seal
 from casam_fed.bank import LayerBank
 from casam_fed.enrolment import open_request, welcome_json
 from casam_fed.exchange import SYNC, Receipt, Request, encode_json, wrap_bytes
@@ -99,12 +99,12 @@ class Asked:
 
 def signed(bank: LayerBank) -> bytes:
     """Return a bank's snapshot as the aggregator signs it."""
-    return sign_snapshot(bank.snapshot().data, AGGREGATOR)
+    return seal(SNAPSHOT, bank.snapshot().data, AGGREGATOR)
 
 
 def signed_receipt(receipt: Receipt) -> bytes:
     """Return a receipt as the aggregator signs it."""
-    return sign_receipt(encode_json(receipt).encode(), AGGREGATOR)
+    return seal(RECEIPT, encode_json(receipt).encode(), AGGREGATOR)
 
 
 def objects_of(bank: LayerBank) -> dict[str, bytes]:

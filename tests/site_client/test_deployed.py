@@ -8,9 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
 from casam_fed.audit.dsse import seal
-from casam_fed.audit.receipt import PAYLOAD_TYPE as RECEIPT
-from casam_fed.audit.snapshot import sign_snapshot
 from casam_fed.audit.statement import open_statement
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
@@ -244,7 +243,7 @@ class TestSync:
 
     def test_another_key_is_refused(self, holding, banks):
         other = Ed25519PrivateKey.generate()
-        self.refuses(holding, sign_snapshot(banks[2].snapshot().data, other), code="SignatureError")
+        self.refuses(holding, seal(SNAPSHOT, banks[2].snapshot().data, other), code="SignatureError")
 
     def test_a_forged_signature_is_refused(self, holding, banks):
         envelope = json.loads(signed(banks[2]))
@@ -271,9 +270,9 @@ class TestSync:
         snapshot = banks[2].snapshot()
         first, second = snapshot.entries
         forked = dataclasses.replace(snapshot, entries=(first, dataclasses.replace(second, digest="c" * 64)))
-        self.refuses(holding, sign_snapshot(forked.data, AGGREGATOR))
+        self.refuses(holding, seal(SNAPSHOT, forked.data, AGGREGATOR))
         reordered = (dataclasses.replace(second, sequence=0), dataclasses.replace(first, sequence=1))
-        self.refuses(holding, sign_snapshot(dataclasses.replace(snapshot, entries=reordered).data, AGGREGATOR))
+        self.refuses(holding, seal(SNAPSHOT, dataclasses.replace(snapshot, entries=reordered).data, AGGREGATOR))
 
     def test_a_retired_entry_does_not_come_back(self, holding, banks, tmp_path):
         shutil.copytree(banks[2].folder, tmp_path / "bank")
@@ -285,7 +284,7 @@ class TestSync:
     def test_a_bank_of_another_backbone_is_refused(self, site, banks):
         """Also by a site that holds no bank yet, and so has nothing to compare with."""
         foreign = dataclasses.replace(banks[0].snapshot(), backbone_digest="d" * 64)
-        self.refuses(site, sign_snapshot(foreign.data, AGGREGATOR), objects_of(banks[0]), "ExchangeError")
+        self.refuses(site, seal(SNAPSHOT, foreign.data, AGGREGATOR), objects_of(banks[0]), "ExchangeError")
 
     def test_missing_objects_are_named_by_what_is_held_and_no_bank_is_made(self, site, banks):
         answer = site.sync(signed(banks[2]))
@@ -312,7 +311,7 @@ class TestSync:
             snapshot.entries[0], sequence=2, task="third", digest=sha256_bytes(data), bytes=len(data)
         )
         bad = dataclasses.replace(snapshot, entries=(*snapshot.entries, entry))
-        assert holding.sync(sign_snapshot(bad.data, AGGREGATOR), {entry.digest: data}) == {"error": "ReleaseError"}
+        assert holding.sync(seal(SNAPSHOT, bad.data, AGGREGATOR), {entry.digest: data}) == {"error": "ReleaseError"}
         assert holding.bank == snapshot.digest
         assert holding.sync(signed(banks[2]))["bank_digest"] == snapshot.digest
 

@@ -1,17 +1,13 @@
-"""The argument that all commands share, and the question whether to trust an aggregator."""
-
-from pathlib import Path
+"""The question whether to trust an aggregator."""
 
 import click
 
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import confirmed
+from casam_fed.command_line import require_yes
 from casam_fed.enrolment import Welcome
 from site_client.home import SiteHome
 
-__all__ = ["folder_argument", "trusted_welcome"]
-
-folder_argument = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+__all__ = ["trusted_welcome"]
 
 
 def trusted_welcome(home: SiteHome, yes: bool) -> Welcome:
@@ -25,7 +21,6 @@ def trusted_welcome(home: SiteHome, yes: bool) -> Welcome:
     if not home.trusts(welcome):
         click.echo(f"federation   {welcome.federation}\naddress      {welcome.address}")
         click.echo(f"fingerprint  {shown(welcome.fingerprint)}\nallowed app  {welcome.app}")
-        if not yes and not confirmed("Has the aggregator's operator read out the same fingerprint?"):
-            raise click.Abort
+        require_yes("Has the aggregator's operator read out the same fingerprint?", yes)
         home.trust(welcome)
     return welcome
