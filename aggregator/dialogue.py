@@ -4,6 +4,8 @@ Replies are matched to sites by name. A site that fails answers with a code, nev
 stands in that site's log, at the site.
 """
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ __all__ = ["Dialogue", "Pushed", "bytes_of", "meet", "text_of"]
 
 _ANSWER_S = 24 * 3600.0
 _ONLINE_S = 300.0
-_SOONEST_S, _LATEST_S = 0.2, 2.0
+_SOONEST_S, _LATEST_S, _LATEST_S_PER_NODE = 0.2, 2.0, 0.05
 _AWAY_S = 3.0
 
 
@@ -188,31 +190,61 @@ def _push(grid: Grid, messages: Sequence[Message]) -> Waiting:
 def _replies(grid: Grid, pushed: Waiting, timeout: float) -> Iterator[tuple[int, Message]]:
     """Yield the replies to pushed messages with their nodes; those that do not come in time are left out.
 
-    Flower's own `send_and_receive` looks every three seconds; this looks soon, and less often the longer it takes. A node
-    that went away and came back has lost its message, which Flower says only a minute later: it is not waited for.
+    A reply is announced before its bytes are uploaded, and Flower's `pull_messages` then waits for them, for minutes where
+    their sender died meanwhile. So each reply is awaited by a thread of its own, and no site holds up another. A node that
+    went away and came back has lost its message: it is not waited for.
     """
     waiting, activated = dict(pushed.nodes), pushed.activated
+    arrived: queue.SimpleQueue[tuple[str, Message | Exception]] = queue.SimpleQueue()
+    given_up = threading.Event()
+    latest = max(_LATEST_S, _LATEST_S_PER_NODE * len(waiting))
+    for number in waiting:
+        # A daemon: one that waits for bytes that will not come must not keep this process from ending.
+        threading.Thread(target=_pull, args=(grid, number, latest, arrived.put, given_up), daemon=True).start()
     deadline = time.monotonic() + timeout
-    look_at = time.monotonic() + _AWAY_S
-    pause = _SOONEST_S
-    while waiting:
-        for reply in grid.pull_messages(list(waiting)):
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is not None:
-                pause = _SOONEST_S
+    try:
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            try:
+                number, reply = arrived.get(timeout=min(left, _AWAY_S))
+            except queue.Empty:
+                now = _activations(grid)
+                waiting = {
+                    number: node
+                    for number, node in waiting.items()
+                    if now.get(node, activated.get(node)) == activated.get(node)
+                }
+                continue
+            if isinstance(reply, Exception):
+                raise reply
+            if (node := waiting.pop(number, None)) is not None:
                 yield node, reply
-        if not waiting or time.monotonic() > deadline:
-            break
-        if time.monotonic() > look_at:
-            now = _activations(grid)
-            waiting = {
-                number: node
-                for number, node in waiting.items()
-                if now.get(node, activated.get(node)) == activated.get(node)
-            }
-            look_at = time.monotonic() + _AWAY_S
-        time.sleep(pause)
-        pause = min(1.5 * pause, _LATEST_S)
+    finally:
+        given_up.set()
+
+
+def _pull(
+    grid: Grid,
+    number: str,
+    latest: float,
+    put: Callable[[tuple[str, Message | Exception]], None],
+    given_up: threading.Event,
+) -> None:
+    """Look for the reply to one message, soon at first, later every `latest` seconds, and put it, or what went wrong.
+
+    Flower's own `send_and_receive` looks every three seconds.
+    """
+    pause = _SOONEST_S
+    while not given_up.is_set():
+        try:
+            replies = list(grid.pull_messages([number]))
+        except Exception as error:
+            put((number, error))
+            return
+        if replies:
+            put((number, replies[0]))
+            return
+        given_up.wait(pause)
+        pause = min(1.5 * pause, latest)
 
 
 def _activations(grid: Grid) -> dict[int, str]:

@@ -58,8 +58,12 @@ def alive(mark: str) -> list[str]:
 
 def ray_processes() -> set[int]:
     """Return the living processes of Ray, which hide their environment behind a title."""
-    processes = psutil.process_iter(["pid", "name", "cmdline"])
-    return {p.info["pid"] for p in processes if "ray" in (p.info["name"] or "") or "ray::" in str(p.info["cmdline"])}
+    return {
+        process.pid
+        for process in psutil.process_iter(["name", "cmdline", "status"])
+        if ("ray" in (process.info["name"] or "") or "ray::" in str(process.info["cmdline"]))
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+    }
 
 
 @pytest.fixture(scope="module")
