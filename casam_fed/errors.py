@@ -12,13 +12,17 @@ __all__ = [
     "DataError",
     "EnrolmentError",
     "ExchangeError",
+    "ForkedError",
     "KeyFileError",
+    "LogError",
+    "NewerFormatError",
     "ReleaseError",
     "SignatureError",
     "SimulationError",
     "StorageError",
     "SupervisionError",
     "TrainingError",
+    "UnsignedError",
     "WithheldError",
 ]
 
@@ -81,3 +85,19 @@ class SupervisionError(CasamError):
 
 class WithheldError(CasamError):
     """Nothing is told, because it would tell of too few people."""
+
+
+class LogError(CasamError):
+    """A log, or a proof about one, is damaged or does not show what it should."""
+
+
+class ForkedError(LogError):
+    """A log that was offered does not continue the one that was seen before."""
+
+
+class UnsignedError(LogError):
+    """A checkpoint bears no signature of the key in question."""
+
+
+class NewerFormatError(CasamError):
+    """Something was written by a newer version in a form that this one does not know."""

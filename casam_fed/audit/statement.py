@@ -13,11 +13,11 @@ from datetime import datetime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from casam_fed.audit.dsse import seal, unseal
+from casam_fed.audit.event import PAYLOAD_TYPE
 from casam_fed.errors import SignatureError
 
 __all__ = ["PAYLOAD_TYPE", "PREDICATE_TYPE", "Statement", "open_statement", "sign_statement"]
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 PREDICATE_TYPE = "https://casam-fed.github.io/release/v1"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
