@@ -1,0 +1,256 @@
+"""Checkpoints, the signed heads of logs: C2SP signed-note, tlog-checkpoint and tlog-cosignature v1 (https://c2sp.org).
+
+The log's owner signs its checkpoint; others who have seen it cosign, each with a time. A note has one form: what is read is
+what would be written.
+"""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass, replace
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from casam_fed.audit.merkle import HASH_BYTES
+from casam_fed.errors import LogError, UnsignedError
+
+__all__ = [
+    "COSIGNATURE",
+    "ED25519",
+    "MAX_NOTE_BYTES",
+    "MAX_SIGNATURES",
+    "Checkpoint",
+    "Note",
+    "Signature",
+    "check_cosigned",
+    "check_signed",
+    "cosigned",
+    "key_hash",
+    "read_note",
+    "sign_checkpoint",
+    "verifier_key",
+]
+
+ED25519 = 1
+COSIGNATURE = 4
+"""Types of signatures (C2SP signed-note, "Signature types")."""
+
+MAX_NOTE_BYTES = 16 << 10
+MAX_SIGNATURES = 100
+
+_KEY_HASH_BYTES = 4
+_TIME_BYTES = 8
+_SIGNATURE_BYTES = 64
+_SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+_SIZES = range(1 << 63)
+_DASH = "\N{EM DASH}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The head of a log.
+
+    Attributes:
+        origin: name of the log.
+        size: number of its entries.
+        root: root of their tree, 32 bytes (`casam_fed.audit.merkle.tree_root`).
+    """
+
+    origin: str
+    size: int
+    root: bytes
+
+    @property
+    def text(self) -> str:
+        """The three lines that are signed; extension lines are not used."""
+        return f"{self.origin}\n{self.size}\n{_text(self.root)}\n"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One line below a checkpoint.
+
+    Attributes:
+        name: who signed.
+        key_hash: 4 bytes that tell keys of that name apart (`key_hash`).
+        value: 64 bytes of Ed25519; before them, in a cosignature, 8 bytes of POSIX time, big-endian.
+    """
+
+    name: str
+    key_hash: bytes
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Note:
+    """A checkpoint with its signatures, which have not been checked."""
+
+    checkpoint: Checkpoint
+    signatures: tuple[Signature, ...]
+
+    @property
+    def data(self) -> bytes:
+        """The note's bytes."""
+        lines = "".join(f"{_DASH} {each.name} {_text(each.key_hash + each.value)}\n" for each in self.signatures)
+        return f"{self.checkpoint.text}\n{lines}".encode()
+
+
+def key_hash(name: str, algorithm: int, public: Ed25519PublicKey) -> bytes:
+    """Return the 4 bytes by which a signature line names its key, for `ED25519` or `COSIGNATURE`."""
+    return hashlib.sha256(name.encode() + b"\n" + _typed(algorithm, public)).digest()[:_KEY_HASH_BYTES]
+
+
+def verifier_key(name: str, algorithm: int, public: Ed25519PublicKey) -> str:
+    """Return the one-line form in which tools take a public key (C2SP signed-note, "Verifier keys")."""
+    return f"{name}+{key_hash(name, algorithm, public).hex()}+{_text(_typed(algorithm, public))}"
+
+
+def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> Note:
+    """Return a note with the signature of the log's own key, whose name is the log's origin.
+
+    Raises:
+        LogError: the checkpoint is not in its form.
+    """
+    _check_form(checkpoint, "this log")
+    name = checkpoint.origin
+    value = key.sign(checkpoint.text.encode())
+    return Note(checkpoint, (Signature(name, key_hash(name, ED25519, key.public_key()), value),))
+
+
+def read_note(data: bytes, owner: str) -> Note:
+    """Take a note apart without checking its signatures; `owner` says in messages whose checkpoint it is.
+
+    Raises:
+        LogError: larger than 16 KiB, more than 100 signatures or none, or not exactly in its form.
+    """
+    if len(data) > MAX_NOTE_BYTES:
+        raise LogError(f"the checkpoint of {owner} has {len(data):,} bytes; at most {MAX_NOTE_BYTES:,} are read")
+    try:
+        text, lines = data.decode().split("\n\n")
+        origin, size, root = text.split("\n")
+        signatures = tuple(map(_signature, lines.removesuffix("\n").split("\n")))
+        checkpoint = Checkpoint(origin, _number(size), base64.b64decode(root, validate=True))
+    except ValueError as error:
+        raise _unlike(owner) from error
+    if len(signatures) > MAX_SIGNATURES:
+        raise LogError(
+            f"the checkpoint of {owner} bears {len(signatures)} signatures; at most {MAX_SIGNATURES} are read"
+        )
+    _check_form(checkpoint, owner)
+    note = Note(checkpoint, signatures)
+    if len({(each.name, each.key_hash) for each in signatures}) < len(signatures) or note.data != data:
+        raise _unlike(owner)
+    return note
+
+
+def check_signed(note: Note, public: Ed25519PublicKey) -> None:
+    """Check the signature of a log's own key.
+
+    Raises:
+        UnsignedError: there is no signature of this key.
+        LogError: there is one, and it does not fit.
+    """
+    value = _line(note, note.checkpoint.origin, ED25519, public)
+    _verify(note, public, value, b"")
+
+
+def cosigned(note: Note, name: str, key: Ed25519PrivateKey, time: int) -> Note:
+    """Return the note with the cosignature of a witness, in the place of an earlier one of the same name.
+
+    Args:
+        note: a checkpoint whose log the witness has checked against what it had seen before.
+        name: origin of the witness's own log.
+        key: the witness's.
+        time: POSIX, whole seconds; not before 1970.
+
+    Raises:
+        LogError: the name is none, or the log's own; or there is no room for another signature.
+    """
+    if not _is_name(name) or name == note.checkpoint.origin:
+        raise LogError(f"{name!r} cannot cosign a checkpoint of {note.checkpoint.origin}; use the witness's own name")
+    stamp = time.to_bytes(_TIME_BYTES, "big")
+    value = stamp + key.sign(_cosigned_head(time) + note.checkpoint.text.encode())
+    line = Signature(name, key_hash(name, COSIGNATURE, key.public_key()), value)
+    others = tuple(each for each in note.signatures if each.name != name)
+    if len(others) >= MAX_SIGNATURES:
+        raise LogError(f"a checkpoint bears at most {MAX_SIGNATURES} signatures; drop those that nobody needs")
+    return replace(note, signatures=(*others, line))
+
+
+def check_cosigned(note: Note, name: str, public: Ed25519PublicKey) -> int:
+    """Check the cosignature of a witness, and return the POSIX time at which it had seen the checkpoint.
+
+    Raises:
+        UnsignedError: there is no cosignature of this name and key.
+        LogError: there is one, and it does not fit.
+    """
+    value = _line(note, name, COSIGNATURE, public)
+    time = int.from_bytes(value[:_TIME_BYTES], "big")
+    _verify(note, public, value[_TIME_BYTES:], _cosigned_head(time))
+    return time
+
+
+def _signature(line: str) -> Signature:
+    dash, name, value = line.split(" ")
+    if dash != _DASH or not _is_name(name):
+        raise ValueError("no signature line")
+    data = base64.b64decode(value, validate=True)
+    if len(data) <= _KEY_HASH_BYTES:
+        raise ValueError("no signature")
+    return Signature(name, data[:_KEY_HASH_BYTES], data[_KEY_HASH_BYTES:])
+
+
+def _number(text: str) -> int:
+    if not _SIZE.fullmatch(text):
+        raise ValueError("no size")
+    return int(text)
+
+
+def _check_form(checkpoint: Checkpoint, owner: str) -> None:
+    if not _is_name(checkpoint.origin) or checkpoint.size not in _SIZES or len(checkpoint.root) != HASH_BYTES:
+        raise _unlike(owner)
+
+
+def _is_name(name: str) -> bool:
+    """Tell whether a name can stand in a signature line: no spaces of any kind, no plus, nothing that does not print."""
+    return bool(name) and "+" not in name and name.isprintable() and not any(map(str.isspace, name))
+
+
+def _line(note: Note, name: str, algorithm: int, public: Ed25519PublicKey) -> bytes:
+    expected = (name, key_hash(name, algorithm, public))
+    for each in note.signatures:
+        if (each.name, each.key_hash) == expected:
+            return each.value
+    raise UnsignedError(
+        f"the checkpoint of {note.checkpoint.origin} bears no signature of {name} with the key that is known here; "
+        "ask whose key has changed"
+    )
+
+
+def _verify(note: Note, public: Ed25519PublicKey, signature: bytes, head: bytes) -> None:
+    try:
+        if len(signature) != _SIGNATURE_BYTES:
+            raise InvalidSignature
+        public.verify(signature, head + note.checkpoint.text.encode())
+    except InvalidSignature as error:
+        raise LogError(
+            f"a signature of the checkpoint of {note.checkpoint.origin} does not fit; "
+            "what was signed is not what is here"
+        ) from error
+
+
+def _cosigned_head(time: int) -> bytes:
+    return b"cosignature/v1\ntime %d\n" % time
+
+
+def _typed(algorithm: int, public: Ed25519PublicKey) -> bytes:
+    return bytes([algorithm]) + public.public_bytes_raw()
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _unlike(owner: str) -> LogError:
+    return LogError(f"the checkpoint of {owner} is not in its one form; ask for the original bytes")
