@@ -3,8 +3,8 @@
     admissions/SITE/DIGEST.json          outcome, code, reason, statement and overlap table
     quarantine/SITE/DIGEST.safetensors   a release that waits for a person
 
-The bank is written before the record that speaks of it. After a crash between the two the site, which has no receipt yet,
-offers its release again and is told of the entry that it has.
+The bank's log and the bank are written before the record that speaks of them. After a crash in between the site, which has
+no receipt yet, offers its release again and is told of the entry that it has.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from aggregator.admission import Decision, EnrolledSite, Limits, Standing, examine
 from aggregator.home import Home
+from aggregator.ledger import Ledger
 from aggregator.sites import read_sites
 from casam_fed.bank import LayerBank
 from casam_fed.card import Digest, Slug
@@ -76,6 +77,7 @@ class Decisions:
     def __init__(self, home: Home) -> None:
         """Work in the folder of an aggregator."""
         self.home = home
+        self.ledger = Ledger(home)
 
     def is_decided(self, digest: str, site: str) -> bool:
         """Return whether this site's release was admitted or is in quarantine; one refused may be offered again.
@@ -133,16 +135,37 @@ class Decisions:
         with self._alone():
             if self.is_decided(digest, site):
                 return self._told(self.record(site, digest))
-            bank = LayerBank(self.home.bank)
+            bank = self.ledger.open_bank()
             decision = examine(data, envelope, site, self._standing(bank))
-            sequence = None
-            if decision.outcome == "quarantined":
-                write_atomically(self._quarantined(site, digest), data)
-            elif decision.outcome == "admitted":
-                sequence = decision.entry.sequence if decision.entry else bank.admit(parse(data)).sequence
-            record = _record(digest, site, decision, envelope, sequence)
+            record = _record(digest, site, decision, envelope, self._carry_out(decision, data, envelope, site, bank))
             self._write(record)
         return record.receipt
+
+    def _carry_out(self, decision: Decision, data: bytes, envelope: bytes, site: str, bank: LayerBank) -> int | None:
+        """Do what was decided, log it, and return the number of the entry, if the release has one."""
+        code, task = decision.code, decision.statement.task if decision.statement else ""
+        if decision.entry is not None:
+            return decision.entry.sequence
+        if decision.outcome == "admitted":
+            return bank.admit(
+                parse(data), record=lambda entry: self.ledger.admitted(entry, envelope, code, "rule")
+            ).sequence
+        digest = sha256_bytes(data)
+        if decision.outcome == "quarantined":
+            write_atomically(self._quarantined(site, digest), data)
+            self.ledger.quarantined(digest, envelope, site, task, len(data), code)
+        else:
+            self.ledger.refused(digest, envelope if decision.statement else b"", site, task, len(data), code)
+        return None
+
+    def bank_now(self) -> tuple[LayerBank, int]:
+        """Return the bank, in line with its log, and the number of entries that the log has.
+
+        Raises:
+            BankError, LogError, StorageError: as `aggregator.ledger.Ledger.open_bank`.
+        """
+        with self._alone():
+            return self.ledger.open_bank(), self.ledger.log().size
 
     def accept(self, task: str, site: str | None = None) -> Record:
         """Admit a quarantined release, the newest of its site, because a person has looked at it.
@@ -172,15 +195,28 @@ class Decisions:
             raise BankError(f"releases of task {task} wait from {', '.join(owners)}; choose one with --site")
         old = waiting[-1]
         release = self.quarantined(old)
-        bank = LayerBank(self.home.bank)
+        bank = self.ledger.open_bank()
         _check_free(release, bank.snapshot().entries)
-        sequence = bank.admit(release).sequence
+        statement = old.statement.encode("ascii")
+        sequence = bank.admit(
+            release, record=lambda entry: self.ledger.admitted(entry, statement, old.code, "person")
+        ).sequence
         record = replace(
             old, outcome="admitted", sequence=sequence, accepted=utc_now(), reason="accepted by the operator"
         )
         self._write(record)
         self._quarantined(old.site, old.digest).unlink(missing_ok=True)
         return record
+
+    def retire(self, task: str, reason: str) -> Entry:
+        """Withdraw a task for one of `casam_fed.audit.event.REASONS`, and return its retired entry.
+
+        Raises:
+            BankError: no such task.
+            LogError, StorageError: the log is damaged, or the disk is full; the bank stays as it was.
+        """
+        with self._alone():
+            return self.ledger.open_bank().retire(task, record=lambda entry: self.ledger.retired(entry, reason))
 
     def quarantined(self, record: Record) -> Release:
         """Return a release that waits for a person, checked once more.

@@ -10,22 +10,25 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
-from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
+from aggregator.ledger import Ledger, Tail
+from aggregator.witness import Witness
+from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
 from casam_fed.errors import CasamError, ExchangeError
 from casam_fed.evaluation_report import RouteReport
 from casam_fed.exchange import (
     EVALUATE_STAGE,
     HELLO,
+    LOG,
     SUBMIT,
     SYNC,
     Hello,
+    Logs,
     Receipt,
     Request,
     StageReport,
@@ -70,6 +73,8 @@ class _Delivery:
     home: Home
     say: Callable[[str], None]
     results: dict[str, Result]
+    witness: Witness
+    ledger: Ledger
     hellos: dict[str, Hello] = field(default_factory=dict)
 
     def fail(self, site: str, error: Exception) -> None:
@@ -96,8 +101,8 @@ def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str
     """
     # torch takes seconds to import, and the sites take seconds to answer: both at once.
     threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
-    run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
-    pushed = run.dialogue.push(HELLO, dict.fromkeys(nodes, Request(0)))
+    run = _begun(grid, home, nodes, say)
+    pushed = run.dialogue.push(HELLO, {site: Request(0, logs=run.witness.known(site)) for site in nodes})
     # A SuperNode that has just answered takes the next message at once, but sleeps for three seconds where there is none.
     newcomers = [site for site in nodes if not (home.admissions / site).exists()][:_AT_ONCE]
     early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request(0)))
@@ -123,9 +128,9 @@ def evaluate(
     Raises:
         BankError, StorageError: the aggregator itself is not in order.
     """
-    run = _Delivery(Dialogue(grid, nodes), home, say, {site: Result() for site in nodes})
+    run = _begun(grid, home, nodes, say)
     bank = bank or read_snapshot(home.bank).digest
-    requests = dict.fromkeys(nodes, Request(0))
+    requests = {site: Request(0, logs=run.witness.known(site)) for site in nodes}
     for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), _EVALUATE_S):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
@@ -139,6 +144,11 @@ def evaluate(
         run.results[site].bank = bank
         say(f"{site}: IoU {_iou(report.gaussian)}, plain SAM {_iou(report.zero_shot)}")
     return run.results
+
+
+def _begun(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> _Delivery:
+    results = {site: Result() for site in nodes}
+    return _Delivery(Dialogue(grid, nodes), home, say, results, Witness(home), Ledger(home))
 
 
 def _iou(report: RouteReport) -> str:
@@ -156,7 +166,8 @@ def _meet(run: _Delivery, pushed: Pushed) -> None:
                 raise ExchangeError(f"the node enrolled for {site} uses another name; revoke it if that is no mistake")
             if hello.backbone_digest != snapshot.backbone_digest:
                 raise ExchangeError(f"site {site} runs another backbone than {snapshot.backbone}")
-        except ExchangeError as error:
+            _witness(run, site, hello.logs)
+        except CasamError as error:
             run.fail(site, error)
             continue
         run.hellos[site] = hello
@@ -201,45 +212,69 @@ def _only(pushed: Pushed, sites: Collection[str], nodes: Mapping[str, int]) -> P
     return Pushed(pushed.kind, kept, Waiting(numbers, pushed.waiting.activated))
 
 
+def _witness(run: _Delivery, site: str, logs: Logs | None) -> None:
+    """Cosign what a site shows of its release log.
+
+    Raises:
+        ExchangeError: it shows nothing.
+        LogError: as `Witness.take`.
+    """
+    if logs is None:
+        raise ExchangeError(f"site {site} shows no release log; let it run this version of casam-fed")
+    run.witness.take(site, logs, run.ledger.log())
+
+
 def _bring(run: _Delivery, sites: Sequence[str]) -> None:
-    """Bring these sites to the bank as it is now, in as many messages as their missing objects need."""
+    """Bring these sites to the bank as it is now, in as many messages as what they lack of log and objects needs."""
     from aggregator.decisions import Decisions
-    from casam_fed.bank import LayerBank
 
     decisions = Decisions(run.home)
-    bank = LayerBank(run.home.bank)
+    bank, end = decisions.bank_now()
     snapshot = bank.snapshot()
-    key = run.home.signing_key()
-    envelope = seal(SNAPSHOT, snapshot.data, key).decode("ascii")
     have = {site: set(run.hellos[site].have) for site in sites}
+    known = {site: logs.size for site in sites if (logs := run.hellos[site].logs)}
     receipts = {site: decisions.receipt(run.hellos[site].outbox, site) for site in sites}
     while have:
-        portions = {site: _portion(bank, [d for d in snapshot.object_digests if d not in have[site]]) for site in have}
-        requests = {site: _with_receipt(Request(0, envelope), receipts[site], key) for site in have}
+        tail = {site: run.ledger.tail(known[site], end) for site in have}
+        # Objects are only believed once the log names them.
+        lacking = {
+            site: [digest for digest in snapshot.object_digests if digest not in have[site]]
+            if tail[site].is_last
+            else []
+            for site in have
+        }
+        portions = {site: _portion(bank, lacking[site]) for site in have}
+        requests = {site: _request(run, site, tail[site], receipts[site]) for site in have}
+        arrays = {site: portions[site] | ({LOG: tail[site].bundle} if tail[site].bundle else {}) for site in have}
         held, have = have, {}
-        for site, answer in run.answers(run.dialogue.push(SYNC, requests, portions), _TRANSFER_S):
+        for site, answer in run.answers(run.dialogue.push(SYNC, requests, arrays), _TRANSFER_S):
             try:
                 synced: Synced = decode_json(Synced, text_of(answer), f"site {site}")
+                _witness(run, site, synced.logs)
             except CasamError as error:
                 run.fail(site, error)
                 continue
-            run.results[site].bytes_down += len(envelope) + sum(map(len, portions[site].values()))
-            # One telling is enough, however many portions follow.
-            receipts[site] = None
+            run.results[site].bytes_down += sum(map(len, arrays[site].values()))
             sent = held[site] | set(portions[site])
-            if synced.bank_digest == snapshot.digest:
+            known[site] = tail[site].size
+            if tail[site].is_last:
+                # One telling is enough, however many portions follow.
+                receipts[site] = None
+            if tail[site].is_last and synced.bank_digest == snapshot.digest:
                 run.results[site].bank = snapshot.digest
-            elif portions[site] and sent <= set(synced.have):
+            elif (portions[site] or not tail[site].is_last) and sent <= set(synced.have):
                 # It holds more each time, so that this ends, whatever a site says.
                 have[site] = sent
             else:
                 run.fail(site, ExchangeError(f"site {site} does not hold what it was sent; see its log"))
 
 
-def _with_receipt(request: Request, receipt: Receipt | None, key: Ed25519PrivateKey) -> Request:
-    if receipt is None:
+def _request(run: _Delivery, site: str, tail: Tail, receipt: Receipt | None) -> Request:
+    """Return a sync's request; a receipt goes with the end of the log, which has to show the decision."""
+    request = Request(0, logs=replace(run.witness.known(site), checkpoint=tail.checkpoint))
+    if receipt is None or not tail.is_last:
         return request
-    signed = seal(RECEIPT, encode_json(receipt).encode(), key).decode("ascii")
+    signed = seal(RECEIPT, encode_json(receipt).encode(), run.home.signing_key()).decode("ascii")
     return replace(request, receipt=receipt, receipt_envelope=signed)
 
 

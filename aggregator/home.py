@@ -3,6 +3,7 @@
 aggregator.yaml   settings, to be read and edited by a person
 keys/             authority, TLS certificate, signing key, SuperExec secret; 0600
 app.fab           the one Flower app that sites allow
+audit/            the bank log, which is the truth about the bank, and the checkpoints of every site
 bank/             the layer bank
 probes.safetensors  features of blank and noise images, which no router may claim
 sites/            one file per enrolled hospital
@@ -125,6 +126,16 @@ class Home:
         return self.path / "bank"
 
     @property
+    def audit(self) -> Path:
+        """All that an auditor needs."""
+        return self.path / "audit"
+
+    @property
+    def bank_log(self) -> Path:
+        """The bank log."""
+        return self.audit / "bank"
+
+    @property
     def probes(self) -> Path:
         """Features of images that no router may claim."""
         return self.path / "probes.safetensors"
@@ -194,6 +205,7 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
     # torch and Flower take seconds to import, and only this needs both.
     from safetensors.torch import save
 
+    from aggregator.ledger import begin_ledger
     from aggregator.superlink import build_app
     from casam_fed.backbone.background import background_of
     from casam_fed.backbone.model import load_backbone
@@ -208,10 +220,13 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
         keys = path / "keys"
         keys.mkdir(mode=0o700)
         create_authority(keys, config.federation, host_and_port(config.address)[0])
-        write_atomically(keys / "signing.key", private_pem(Ed25519PrivateKey.generate()), private=True)
+        signing = Ed25519PrivateKey.generate()
+        write_atomically(keys / "signing.key", private_pem(signing), private=True)
         write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
         write_atomically(path / "app.fab", build_app())
-        LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
+        bank = LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
+        app = sha256_file(path / "app.fab")
+        begin_ledger(path / "audit" / "bank", config.federation, signing, app, bank.snapshot())
         write_atomically(path / "probes.safetensors", save(probe_features(backbone)))
         write_atomically(path / "aggregator.yaml", _settings(config))
     return Home(path)

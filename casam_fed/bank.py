@@ -6,13 +6,17 @@
 Objects are written before the snapshot that names them, and the snapshot is replaced atomically: a crash leaves the old
 bank or the new one, and at worst files that nobody names, which the next change removes. The digest of the snapshot
 depends only on the releases and their order, on every platform.
+
+An aggregator's bank has a log, which is the truth (casam_fed.bank_log): a change is recorded there after its objects and
+before the snapshot, and `LayerBank.restore` brings a snapshot that a crash has left behind in line with the log.
 """
 
 import contextlib
 import fcntl
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -25,7 +29,10 @@ from casam_fed.routing.gaussian import Background, GaussianScorer
 from casam_fed.routing.state import router_state_from
 from casam_fed.snapshot import MAX_SNAPSHOT_BYTES, Entry, Snapshot, read_snapshot
 
-__all__ = ["Entry", "LayerBank", "Snapshot"]
+__all__ = ["Entry", "LayerBank", "Recorded", "Snapshot"]
+
+Recorded = Callable[[Entry], object]
+"""Writes an entry that was added or retired into the bank's log."""
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
@@ -86,6 +93,22 @@ class LayerBank:
             _commit(folder, snapshot, fresh)
         return LayerBank(folder)
 
+    @staticmethod
+    def restore(folder: Path, snapshot: Snapshot) -> "LayerBank":
+        """Bring a bank to the snapshot that its log leads to; where it is there already, nothing is written.
+
+        Raises:
+            BankError: an object of it is missing or damaged.
+            StorageError: the disk is full or cannot be written.
+        """
+        with _only_writer(folder):
+            if not _in_place(folder / "bank.json", snapshot.data):
+                for digest in snapshot.object_digests:
+                    path = _object_path(folder, digest)
+                    _check_digest(_read_object(path), digest, path)
+                _commit(folder, snapshot, {})
+        return LayerBank(folder)
+
     def snapshot(self) -> Snapshot:
         """Return what the bank holds."""
         return self._snapshot
@@ -94,8 +117,12 @@ class LayerBank:
         """Return the active entries in the order of their admission."""
         return self._snapshot.active
 
-    def admit(self, release: Release) -> Entry:
+    def admit(self, release: Release, record: Recorded | None = None) -> Entry:
         """Add a release and return its entry; a release that is in force already gives the entry it has.
+
+        Args:
+            release: of a task that is not in force.
+            record: writes a new entry into the bank's log; what it raises leaves the bank as it was.
 
         Raises:
             BankError: another release is in force for the task, or the backbone is another one.
@@ -119,8 +146,8 @@ class LayerBank:
                 )
             _check_scores(release, self.background)
             entry = Entry(len(self._snapshot.entries), card.site, card.task, release.digest, len(release.data))
-            entries = (*self._snapshot.entries, entry)
-            _commit(self.folder, replace(self._snapshot, entries=entries), {release.digest: release.data})
+            snapshot = replace(self._snapshot, entries=(*self._snapshot.entries, entry))
+            _commit(self.folder, snapshot, {release.digest: release.data}, partial(record, entry) if record else None)
         return entry
 
     def load(self, task: str) -> Release:
@@ -147,8 +174,12 @@ class LayerBank:
         _check_digest(data, digest, path)
         return data
 
-    def retire(self, task: str) -> Entry:
+    def retire(self, task: str, record: Recorded | None = None) -> Entry:
         """Withdraw a task and return its retired entry; no other entry changes by one bit.
+
+        Args:
+            task: in force.
+            record: as for `admit`.
 
         Raises:
             BankError: no such task.
@@ -158,7 +189,7 @@ class LayerBank:
             old = self._entry(task)
             new = replace(old, status="retired")
             entries = tuple(new if entry == old else entry for entry in self._snapshot.entries)
-            _commit(self.folder, replace(self._snapshot, entries=entries), {})
+            _commit(self.folder, replace(self._snapshot, entries=entries), {}, partial(record, new) if record else None)
         return new
 
     def _entry(self, task: str) -> Entry:
@@ -236,22 +267,29 @@ def _background(data: bytes) -> Background:
     return background
 
 
-def _commit(folder: Path, snapshot: Snapshot, fresh: Mapping[str, bytes]) -> None:
-    """Write the fresh objects, then the snapshot that names them, then remove what it no longer names.
+def _commit(
+    folder: Path, snapshot: Snapshot, fresh: Mapping[str, bytes], record: Callable[[], object] | None = None
+) -> None:
+    """Write the fresh objects, record the change, write the snapshot, then remove what it no longer names.
 
-    The caller holds the lock. On failure the objects that were not there before are taken back, unless the snapshot that
-    names them is in place already: the folder may refuse to be flushed after the rename.
+    The caller holds the lock. What goes wrong before the change is recorded takes back the objects that were not there
+    before. After that the change has happened: a snapshot that cannot be written is made good by `LayerBank.restore`.
     """
     data = snapshot.data
     if len(data) > MAX_SNAPSHOT_BYTES:
         raise BankError(f"the bank in {folder} lists as many releases as it can; create a new bank for more")
     created = [path for path in (_object_path(folder, digest) for digest in fresh) if not path.exists()]
+    recorded = False
     try:
         for digest, content in fresh.items():
             write_atomically(_object_path(folder, digest), content)
+        if record is not None:
+            record()
+            recorded = True
         write_atomically(folder / "bank.json", data)
     except BaseException:
-        if not _in_place(folder / "bank.json", data):
+        # The folder may refuse to be flushed after the rename.
+        if not recorded and not _in_place(folder / "bank.json", data):
             for path in created:
                 path.unlink(missing_ok=True)
         raise

@@ -20,10 +20,12 @@ from casam_fed.printable import printable
 __all__ = [
     "EVALUATE_STAGE",
     "HELLO",
+    "LOG",
     "MAX_JSON_BYTES",
     "SUBMIT",
     "SYNC",
     "Hello",
+    "Logs",
     "Receipt",
     "Request",
     "StageReport",
@@ -40,6 +42,9 @@ SUBMIT = "train.submit"
 SYNC = "query.sync"
 EVALUATE_STAGE = "evaluate.stage"
 
+LOG = "log"
+"""The array that holds entries of the bank log, as a bundle (C2SP tlog-tiles), beside the objects of a sync."""
+
 MAX_JSON_BYTES = 1 << 20
 
 _PLACE = 80
@@ -48,6 +53,7 @@ _HEADER_BYTES = 128
 Reason = Annotated[str, Field(pattern=r"^[ -~]{0,600}$")]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+_-]{1,64}$")]
 Seconds = Annotated[float, Field(ge=0)]
+Note = Annotated[str, Field(max_length=16 << 10)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -69,11 +75,30 @@ class Receipt:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Logs:
+    """What one end shows of its own log, and has seen of the other's; each is the witness of the other.
+
+    Attributes:
+        checkpoint: of the sender's own log, signed (casam_fed.audit.note); with a sync that of the bank log which ends with
+            the entries sent beside it.
+        consistency: hashes by which that checkpoint continues the one that the other end had witnessed.
+        witnessed: the newest checkpoint of the other's log that the sender has cosigned.
+        size: the number of entries of the other's log up to which the sender knows it.
+    """
+
+    checkpoint: Note = ""
+    consistency: Annotated[tuple[Digest, ...], Field(max_length=64)] = ()
+    witnessed: Note = ""
+    size: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, config=STRICT)
 class Request:
     """What the aggregator asks for: which seed, and what the message kind needs beside it.
 
-    `snapshot` and `receipt` come with a sync; a deployed aggregator sends the snapshot in a signed envelope, and with the
-    receipt its signed envelope, `receipt_envelope`. `last` asks an evaluation for the reports that only the last stage has.
+    `snapshot` and `receipt` come with a sync. A deployed aggregator sends its log instead of the snapshot, which follows
+    from it, and with the receipt its signed envelope. `last` asks an evaluation for the reports that only the last stage
+    has. `logs` is absent in a simulation.
     """
 
     seed: int
@@ -81,6 +106,7 @@ class Request:
     receipt: Receipt | None = None
     receipt_envelope: Annotated[str, Field(max_length=8 << 10)] = ""
     last: bool = False
+    logs: Logs | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -94,6 +120,7 @@ class Hello:
     versions: dict[Slug, Version]
     have: tuple[Digest, ...]
     outbox: tuple[Digest, ...]
+    logs: Logs | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -114,6 +141,7 @@ class Synced:
 
     bank_digest: Digest | Literal[""]
     have: tuple[Digest, ...]
+    logs: Logs | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

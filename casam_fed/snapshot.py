@@ -1,7 +1,6 @@
 """The bank's snapshot: what it holds, small and canonical, so that its digest stands for the whole bank. Needs no torch."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,26 +59,6 @@ class Snapshot:
     def object_digests(self) -> list[str]:
         """Digests of all objects that a copy of this bank needs."""
         return [self.background, *(entry.digest for entry in self.active)]
-
-    def check_follows(self, older: "Snapshot") -> None:
-        """Check that nothing was taken back since an older snapshot: entries are only added, and only ever retired.
-
-        Raises:
-            BankError: an entry changed, vanished or came back, or it is the bank of another backbone.
-        """
-        alike = ("backbone", "backbone_digest", "background")
-        kept = self.entries[: len(older.entries)]
-        if (
-            any(getattr(self, name) != getattr(older, name) for name in alike)
-            or len(kept) < len(older.entries)
-            or any(
-                new not in (old, replace(old, status="retired")) for old, new in zip(older.entries, kept, strict=True)
-            )
-        ):
-            raise BankError(
-                f"the bank offered does not follow the one held here ({self.digest[:12]} after {older.digest[:12]}): "
-                "entries were taken back or changed; keep this copy and ask the aggregator's operator why"
-            )
 
     @staticmethod
     def parse(data: bytes) -> "Snapshot":

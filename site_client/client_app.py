@@ -14,7 +14,9 @@ from flwr.clientapp import ClientApp
 from casam_fed.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError
 from casam_fed.exchange import (
+    LOG,
     Hello,
+    Logs,
     Receipt,
     Request,
     StageReport,
@@ -32,10 +34,11 @@ __all__ = ["AnsweringSite", "SiteOf", "answer", "make_client_app", "payload_of"]
 class AnsweringSite(Protocol):
     """What handlers need of a site; `site_client.site.Site` is a simulated one, `DeployedSite` a real one."""
 
-    def hello(self) -> Hello: ...
+    def hear(self, logs: Logs, tail: bytes) -> None: ...
+    def hello(self, logs: Logs | None) -> Hello: ...
     def release(self) -> tuple[bytes, Submission]: ...
     def receive(self, receipt: Receipt, envelope: bytes) -> None: ...
-    def sync(self, snapshot: bytes, objects: Mapping[str, bytes]) -> Synced: ...
+    def sync(self, snapshot: bytes, objects: Mapping[str, bytes], logs: Logs | None) -> Synced: ...
     def evaluate(self, last: bool) -> StageReport: ...
 
 
@@ -51,7 +54,11 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
-        return answer(message, lambda request: RecordDict(payload_of(site_of(context, request.seed).hello())))
+        def work(request: Request) -> RecordDict:
+            site = _heard(site_of(context, request.seed), request)
+            return RecordDict(payload_of(site.hello(request.logs)))
+
+        return answer(message, work)
 
     @app.train("submit")
     def submit(message: Message, context: Context) -> Message:
@@ -65,25 +72,33 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
     @app.query("sync")
     def sync(message: Message, context: Context) -> Message:
         def work(request: Request) -> RecordDict:
-            site = site_of(context, request.seed)
-            if request.receipt is not None:
-                site.receive(request.receipt, request.receipt_envelope.encode())
             arrays = message.content.get("arrays") or {}
             objects = {
-                digest: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator")
-                for digest, array in arrays.items()
+                name: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator") for name, array in arrays.items()
             }
-            return RecordDict(payload_of(site.sync(request.snapshot.encode(), objects)))
+            site = _heard(site_of(context, request.seed), request, objects.pop(LOG, b""))
+            if request.receipt is not None:
+                site.receive(request.receipt, request.receipt_envelope.encode())
+            return RecordDict(payload_of(site.sync(request.snapshot.encode(), objects, request.logs)))
 
         return answer(message, work)
 
     @app.evaluate("stage")
     def stage(message: Message, context: Context) -> Message:
-        return answer(
-            message, lambda request: RecordDict(payload_of(site_of(context, request.seed).evaluate(request.last)))
-        )
+        def work(request: Request) -> RecordDict:
+            site = _heard(site_of(context, request.seed), request)
+            return RecordDict(payload_of(site.evaluate(request.last)))
+
+        return answer(message, work)
 
     return app
+
+
+def _heard(site: AnsweringSite, request: Request, tail: bytes = b"") -> AnsweringSite:
+    """Return the site after it has taken in what the aggregator shows of the logs."""
+    if request.logs is not None:
+        site.hear(request.logs, tail)
+    return site
 
 
 def answer(message: Message, work: Callable[[Any], RecordDict], kind: type = Request) -> Message:

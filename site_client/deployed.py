@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from casam_fed.audit.announcement import RECEIPT, SNAPSHOT, open_announcement
+from casam_fed.audit.announcement import RECEIPT, open_announcement
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
-from casam_fed.errors import BankError, ExchangeError, WithheldError
+from casam_fed.errors import ExchangeError, WithheldError
 from casam_fed.evaluation_report import withheld
-from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced, encode_json
+from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, encode_json
 from casam_fed.files import sha256_bytes, sha256_file, write_atomically
 from casam_fed.snapshot import Snapshot
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 from site_client.site import Site, versions
+from site_client.witness import Witness
 
 __all__ = ["DeployedSite"]
 
@@ -33,8 +35,17 @@ class DeployedSite:
         self.home = home
         self.welcome = home.welcome()
         self.outbox = Outbox(home)
+        self.witness = Witness(home, self.welcome)
 
-    def hello(self) -> Hello:
+    def hear(self, logs: Logs, tail: bytes) -> None:
+        """Take in what the aggregator shows of its own log, and what it has cosigned of this site's.
+
+        Raises:
+            CasamError: as `Witness.hear`.
+        """
+        self.witness.hear(logs, tail)
+
+    def hello(self, logs: Logs | None) -> Hello:
         """Introduce the site; quick, because it needs neither the backbone nor the data."""
         return Hello(
             site=self.home.settings.name,
@@ -44,6 +55,7 @@ class DeployedSite:
             versions=versions(),
             have=tuple(self._held()),
             outbox=tuple(self.outbox.undecided()),
+            logs=self.witness.shown(logs) if logs else None,
         )
 
     def release(self) -> tuple[bytes, Submission]:
@@ -65,43 +77,45 @@ class DeployedSite:
             SignatureError: not signed by the aggregator that a person confirmed: Flower lets enrolled sites, too, send
                 messages to each other.
             ExchangeError: the envelope holds another receipt, or no such release was ever approved here.
+            LogError: the aggregator's log does not show that decision.
         """
         if open_announcement(envelope, RECEIPT, self.welcome.key) != encode_json(receipt).encode():
             raise ExchangeError("the aggregator signed another receipt than it sent")
         if receipt.digest not in self.outbox.releases():
             raise ExchangeError("the aggregator sent a receipt for a release that never left this site")
+        decision = self.witness.decision(receipt)
+        ReleaseLog(self.home).received(receipt, envelope, self.welcome.federation, decision)
         write_atomically(self.outbox.receipt_path(receipt.digest), encode_json(receipt).encode())
         self.home.say(f"the aggregator says: {receipt.outcome} {receipt.code} {receipt.reason}".rstrip())
 
-    def sync(self, envelope: bytes, objects: Mapping[str, bytes]) -> Synced:
-        """Bring the copy of the bank to a signed snapshot that follows the one held here.
+    def sync(self, _snapshot: bytes, objects: Mapping[str, bytes], logs: Logs | None) -> Synced:
+        """Bring the copy of the bank to what the aggregator's log says, as far as it was heard.
 
         The objects may come in portions: until all are here they wait in a folder of their own, the copy stays as it is,
         and the answer's `bank_digest` is empty.
 
         Raises:
-            SignatureError: not signed by the aggregator that a person confirmed.
-            BankError, ReleaseError: an earlier entry was taken back, or an object is not what it claims; the copy stays.
+            LogError, BankError, ReleaseError: there is no log, it contradicts itself, or an object is not what it claims;
+                the copy stays.
+            ExchangeError: the bank belongs to another backbone, or an object to no bank.
         """
-        snapshot = Snapshot.parse(open_announcement(envelope, SNAPSHOT, self.welcome.key))
-        self._check_follows(snapshot)
+        snapshot = self.witness.snapshot()
         if snapshot.backbone_digest != self.welcome.backbone_digest:
             raise ExchangeError("the aggregator's bank belongs to another backbone than its welcome says")
         self._forget_unnamed(snapshot)
         for digest, data in objects.items():
             if digest not in snapshot.object_digests or sha256_bytes(data) != digest:
-                raise ExchangeError("the aggregator sent an object that its snapshot does not name")
+                raise ExchangeError("the aggregator sent an object that its log does not name")
             write_atomically(self._incoming / f"{digest}.safetensors", data)
+        shown = self.witness.shown(logs) if logs else None
         if not set(snapshot.object_digests) <= set(self._held()):
-            return Synced("", tuple(self._held()))
+            return Synced("", tuple(self._held()), shown)
         waiting = {path.stem: path.read_bytes() for path in self._incoming.glob("*.safetensors")}
         waiting = {digest: data for digest, data in waiting.items() if sha256_bytes(data) == digest}
         synced = self._site.sync(snapshot.data, waiting)
-        write_atomically(self.home.seen, snapshot.data)
-        write_atomically(self.home.signed_bank, envelope)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self.home.say(f"the bank has {len(snapshot.active)} tasks, digest {snapshot.digest[:12]}")
-        return synced
+        return replace(synced, logs=shown)
 
     def evaluate(self, _last: bool) -> StageReport:
         """Score the site's test images under its copy of the bank; small groups are kept back from what leaves.
@@ -119,16 +133,6 @@ class DeployedSite:
             raise WithheldError(f"fewer than {least} test images: their scores stay here")
         ways = {name: withheld(getattr(report, name), least) for name in ("zero_shot", "oracle", "gaussian", "vae")}
         return replace(report, **ways, without={}, seconds=0.0)
-
-    def _check_follows(self, snapshot: Snapshot) -> None:
-        """Stop where the bank takes something back: an aggregator that does that once is not asked again by itself."""
-        if not self.home.seen.exists():
-            return
-        try:
-            snapshot.check_follows(Snapshot.parse(self.home.seen.read_bytes()))
-        except BankError as error:
-            write_atomically(self.home.stopped, str(error).encode())
-            raise
 
     def _forget_unnamed(self, snapshot: Snapshot) -> None:
         """Remove what earlier portions have left that this snapshot does not need: it must not pile up."""

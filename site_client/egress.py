@@ -1,13 +1,12 @@
-"""The gate: everything that leaves the site passes here, is checked against what was declared, and is written down first.
+"""The gate: everything that leaves the site passes here, is checked against what was declared, and is logged first.
 
-A line of the journal holds the time, the kind of message, and for each part its name, bytes and SHA-256. A message that is
-not as declared is replaced by an error code, and the journal says so. If the journal cannot be written, nothing leaves.
+What is not as declared is replaced by an error code, and the release log says so. If the log cannot be written, nothing
+leaves.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -28,7 +27,8 @@ from casam_fed.exchange import (
     unwrap_bytes,
 )
 from casam_fed.files import sha256_bytes
-from site_client.journal import write_line
+from site_client.release_log import Leaving, ReleaseLog
+from site_client.wire import message_id, objects_of
 
 __all__ = ["Gate"]
 
@@ -36,40 +36,78 @@ _DECLARED: Mapping[str, type[Any]] = {HELLO: Hello, SUBMIT: Submission, SYNC: Sy
 """What may answer which message. A release may accompany a submission; nothing else has arrays."""
 
 _CODE = re.compile("[A-Za-z][A-Za-z0-9_]{0,63}")
+_UNKNOWN = "unknown"
+_UNDECLARED = "Undeclared"
+
+log = logging.getLogger("site_client")
 
 
-@dataclass(frozen=True)
 class Gate:
-    """The one way out.
+    """The one way out."""
 
-    Attributes:
-        journal: the file that every message is written to before it goes.
-        approved: tells whether a release with this digest may leave, and with this statement.
-    """
+    def __init__(self, release_log: ReleaseLog, federation: str, approved: Callable[[str, str], bool]) -> None:
+        """Guard the way out.
 
-    journal: Path
-    approved: Callable[[str, str], bool]
+        Args:
+            release_log: where every message is logged before it goes.
+            federation: whose aggregator is answered.
+            approved: tells whether a release with this digest may leave, and with this statement.
+        """
+        self._log, self._federation, self._approved = release_log, federation, approved
+        self._intents: dict[str, int] = {}
 
     def passed(self, reply: Message) -> Message:
-        """Return the reply as it may leave: itself, or an error code in its place; its line is in the journal.
+        """Return the reply as it may leave: itself, or an error code in its place; its intent is in the log.
 
         Raises:
-            StorageError: the journal cannot be written; then nothing may leave.
+            StorageError, LogError, KeyFileError: the log cannot be written; then nothing may leave.
         """
         kind = reply.metadata.message_type
         try:
-            parts = self._parts(kind, reply.content)
+            text, release, size = self._checked(kind, reply.content)
         except Exception as error:
             # Whatever goes wrong here: what was not found to be as declared stays.
-            reason = str(error) if isinstance(error, CasamError) else type(error).__name__
-            refused = RecordDict({"payload": ConfigRecord({"error": "Undeclared"})})
-            write_line(self.journal, {"kind": kind, "withheld": reason, "parts": _code_parts("Undeclared")})
-            reply.content = refused
-            return reply
-        write_line(self.journal, {"kind": kind, "parts": parts})
+            log.error("kept back: %s", error if isinstance(error, CasamError) else type(error).__name__)
+            text, release, size = _UNDECLARED, "", len(_UNDECLARED)
+            self._withheld(reply, _UNDECLARED)
+            reply.content = RecordDict({"payload": ConfigRecord({"error": _UNDECLARED})})
+        self._intend(reply, text, release, size)
         return reply
 
-    def _parts(self, kind: str, content: RecordDict) -> list[dict[str, Any]]:
+    def refusal(self, reply: Message) -> Message:
+        """Return a reply that bears one of Flower's error codes, with one word of ours that says why.
+
+        Raises:
+            StorageError, LogError, KeyFileError: as `passed`.
+        """
+        self._withheld(reply, reply.error.reason)
+        self._intend(reply, reply.error.reason, "", len(reply.error.reason))
+        return reply
+
+    def left(self, reply: Message) -> None:
+        """Log that the SuperNode has taken over a reply that has passed."""
+        intent = self._intents.pop(message_id(reply), None)
+        if intent is not None:
+            self._log.sent(message_id(reply), intent)
+
+    def _withheld(self, reply: Message, code: str) -> None:
+        # Without an id of its own a message is named by nothing.
+        request = reply.metadata.reply_to_message_id or sha256_bytes(b"")
+        self._log.withheld(_kind_of(reply), request, self._federation, code)
+
+    def _intend(self, reply: Message, text: str, release: str, size: int) -> None:
+        leaving = Leaving(
+            kind=_kind_of(reply),
+            request=reply.metadata.reply_to_message_id,
+            payload=text,
+            release=release,
+            size=size,
+            objects=objects_of(reply),
+        )
+        self._intents = {message_id(reply): self._log.intent(leaving, self._federation)}
+
+    def _checked(self, kind: str, content: RecordDict) -> tuple[str, str, int]:
+        """Return the text, the release's digest ("" for none) and the bytes of both; raise what is not as declared."""
         payload = content.get("payload")
         if kind not in _DECLARED or not isinstance(payload, ConfigRecord):
             raise ExchangeError(f"{kind[:40]!a} has no declared answer")
@@ -77,21 +115,21 @@ class Gate:
             code = payload["error"]
             if not isinstance(code, str) or not _CODE.fullmatch(code):
                 raise ExchangeError("an error code is one word")
-            return _code_parts(code)
+            return code, "", len(code)
         text = payload.get("json")
         value = decode_json(_DECLARED[kind], text, "this site")
         # The text itself leaves, so it must say what was declared and nothing besides.
         if list(payload) != ["json"] or encode_json(value) != text:
             raise ExchangeError("the answer is not in its one form")
-        parts = [_part("payload", str(text).encode())]
-        return parts + self._arrays(kind, content, value)
+        release, size = self._release(kind, content, value)
+        return str(text), release, len(str(text).encode()) + size
 
-    def _arrays(self, kind: str, content: RecordDict, value: Any) -> list[dict[str, Any]]:
+    def _release(self, kind: str, content: RecordDict, value: Any) -> tuple[str, int]:
         names = set(content) - {"payload"}
         if kind != SUBMIT:
             if names:
                 raise ExchangeError("this answer carries no arrays")
-            return []
+            return "", 0
         arrays = content.get("arrays")
         if names != {"arrays"} or not isinstance(arrays, ArrayRecord) or list(arrays) != ["release"]:
             raise ExchangeError("a submission carries one release")
@@ -99,15 +137,12 @@ class Gate:
         release = unwrap_bytes(array.data, MAX_RELEASE_BYTES, "this site")
         if (array.dtype, tuple(array.shape), array.stype) != ("uint8", (len(release),), "numpy.ndarray"):
             raise ExchangeError("the release's array is not what it holds")
-        part = _part("release", release)
-        if part["sha256"] != value.digest or not self.approved(value.digest, value.statement):
+        digest = sha256_bytes(release)
+        if digest != value.digest or not self._approved(value.digest, value.statement):
             raise ExchangeError("this release was not approved")
-        return [part]
+        return digest, len(release)
 
 
-def _part(name: str, data: bytes) -> dict[str, Any]:
-    return {"name": name, "bytes": len(data), "sha256": sha256_bytes(data)}
-
-
-def _code_parts(code: str) -> list[dict[str, Any]]:
-    return [_part("error", code.encode())]
+def _kind_of(reply: Message) -> str:
+    """Return the kind of message that is answered; one that is not ours has a name of somebody else's."""
+    return reply.metadata.message_type if reply.metadata.message_type in _DECLARED else _UNKNOWN

@@ -6,8 +6,7 @@ REQUEST.json   goes to the aggregator's operator
 WELCOME.json   comes back, and is put here
 trusted.json   the aggregator's fingerprint, as a person has confirmed it
 work/          all that is private (embeddings are in the cache folder), the outbox and the copy of the bank
-journal.jsonl  one line for everything that went out, written before it went
-bank-seen.json the newest snapshot of the bank that this site has believed
+audit/         the release log, what it speaks of, and the copy of the aggregator's bank log
 progress.jsonl what happened, for whoever waits at the terminal
 logs/          one file per process
 """
@@ -88,29 +87,23 @@ class SiteHome:
         """The copy of the bank."""
         return self.seeded / "bank"
 
-    @property
-    def signed_bank(self) -> Path:
-        """Its snapshot as the aggregator signed it."""
-        return self.seeded / "bank.signed.json"
-
     def stage(self, bank: str) -> Path:
         """Return where this site keeps its scores under the bank with this digest."""
         return self.seeded / "stages" / f"{bank}.json"
 
     @property
-    def journal(self) -> Path:
-        """One line for everything that went out."""
-        return self.path / "journal.jsonl"
+    def audit(self) -> Path:
+        """All that an auditor needs."""
+        return self.path / "audit"
+
+    def bank_log(self, welcome: Welcome) -> Path:
+        """Return the copy of the bank log of that aggregator, whatever the seed: it only ever grows."""
+        return self.audit / f"bank-{welcome.federation}-{welcome.fingerprint[:12]}"
 
     @property
     def progress(self) -> Path:
         """One line for everything that happened."""
         return self.path / "progress.jsonl"
-
-    @property
-    def seen(self) -> Path:
-        """The newest snapshot that this site has believed, whatever the seed: an older one is never believed again."""
-        return self.path / "bank-seen.json"
 
     @property
     def stopped(self) -> Path:

@@ -10,16 +10,16 @@ from casam_fed.errors import ExchangeError
 from casam_fed.exchange import EVALUATE_STAGE, Receipt, StageReport, Submission, decode_json
 from casam_fed.snapshot import Snapshot, read_snapshot
 from site_client.home import SiteHome
-from site_client.journal import read_journal
 from site_client.online import Online, online
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 
 __all__ = ["Approval", "Stage", "ensure_trained", "join", "stage_row", "sync"]
 
 Say = Callable[[str], None]
 
-Approval = Callable[[Submission], Literal["person", "option"]]
-"""Asks whether a release may leave, and says how it was allowed; raises where it was not."""
+Approval = Callable[[Submission], Literal["person", "option"] | None]
+"""Asks whether a release may leave, and says how it was allowed; None: a person said no."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
         # Whoever joins again wants it looked at again: the aggregator's reasons may have gone.
         outbox.receipt_path(submission.digest).unlink(missing_ok=True)
     if not admitted and not outbox.is_approved(submission.digest):
-        size = outbox.path(submission.digest).stat().st_size
-        outbox.approve(submission.digest, size, home.settings.site.task_name, welcome, approve(submission))
+        _let_go(home, outbox, submission, welcome, approve)
     synced = _synced_at(home)
     with online(home, welcome, say) as connection:
         say(f"connecting to {welcome.address}")
@@ -73,6 +72,16 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
             with contextlib.suppress(KeyboardInterrupt):
                 _serve(home, connection, stage, say)
     return stage
+
+
+def _let_go(home: SiteHome, outbox: Outbox, submission: Submission, welcome: Welcome, approve: Approval) -> None:
+    """Ask for the release's leave, and log the answer, whichever it is."""
+    task = home.settings.site.task_name
+    how = approve(submission)
+    if how is None:
+        ReleaseLog(home).declined(submission.digest, welcome.federation, task)
+        raise ExchangeError("the release was declined and stays here; casam-site join asks again")
+    outbox.approve(submission.digest, outbox.path(submission.digest).stat().st_size, task, welcome, how)
 
 
 def sync(home: SiteHome, welcome: Welcome, say: Say, seconds: float) -> Stage:
@@ -123,14 +132,16 @@ def stage_row(task: str, snapshot: Snapshot, report: StageReport) -> str:
 
 def _stage(home: SiteHome, connection: Online, seconds: float, before: int) -> Stage:
     """Wait until a bank has arrived after `before` and the test images are scored under it."""
-
-    told = home.journal.stat().st_size if home.journal.exists() else 0
+    release_log = ReleaseLog(home)
+    told = release_log.size()
 
     def look() -> Stage | None:
         if _synced_at(home) == before:
             return None
         # Scores of an earlier time are not enough: the aggregator wants its answer, even where it is the same.
-        answered = any(line["kind"] == EVALUATE_STAGE for line in read_journal(home.journal, told))
+        answered = any(
+            event.event == "intent" and event.facts["kind"] == EVALUATE_STAGE for event in release_log.events(told)
+        )
         return _scored(home) if answered else None
 
     return connection.wait_for(look, "bank and its scores", seconds)
@@ -156,8 +167,9 @@ def _scored(home: SiteHome) -> Stage | None:
 
 
 def _synced_at(home: SiteHome) -> int:
-    """Return when the last signed snapshot was written, in nanoseconds; 0 before the first."""
-    return home.signed_bank.stat().st_mtime_ns if home.signed_bank.exists() else 0
+    """Return when the copy of the bank was last brought to a snapshot, in nanoseconds; 0 before the first."""
+    path = home.bank / "bank.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def _check(receipt: Receipt) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-from flwr.app import Context, Error, Message
-from flwr.common.constant import ErrorCode, SubStatus
+from flwr.app import Context, Message
+from flwr.common.constant import SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
@@ -46,14 +46,16 @@ class TaskLoop:
         secret: file that SuperNode and this loop share.
         allowed: SHA-256 of every app bundle that may ask this site.
         answer: answers a message of an allowed app.
-        refused: is told the digest of a bundle that is not allowed.
+        refuse: answers a message of a bundle that is not allowed, given its digest.
+        left: is told of a reply that the SuperNode has taken over.
     """
 
     address: str
     secret: Path
     allowed: Collection[str]
     answer: Answer
-    refused: Callable[[str], None]
+    refuse: Callable[[Message, str], Message]
+    left: Callable[[Message], None]
 
     def run(self) -> None:
         """Answer tasks for ever; a SuperNode that is away for a while is waited for."""
@@ -82,10 +84,10 @@ class TaskLoop:
             if digest in self.allowed:
                 reply, status, details = self.answer(message, context), SubStatus.COMPLETED, ""
             else:
-                self.refused(digest)
                 details = "this site does not allow that app"
-                reply, status = Message(Error(ErrorCode.INVALID_FAB, details), reply_to=message), SubStatus.FAILED
+                reply, status = self.refuse(message, digest), SubStatus.FAILED
             push_message(client, reply, context)
+            self.left(reply)
             push_task_output(client, context, status, details)
         finally:
             heartbeat.stop()

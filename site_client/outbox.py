@@ -18,6 +18,7 @@ from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
 from casam_fed.exchange import Receipt, Submission, decode_json
 from casam_fed.files import sha256_bytes, write_atomically
 from site_client.home import SiteHome
+from site_client.release_log import ReleaseLog
 
 __all__ = ["Outbox"]
 
@@ -106,8 +107,11 @@ class Outbox:
 
         Raises:
             KeyFileError: as `SiteHome.signing_key`.
-            StorageError: the disk is full or cannot be written.
+            ReleaseError: the file is no release.
+            LogError, StorageError: the release log is damaged, or the disk is full; then it may not leave.
         """
+        from casam_fed.release import parse
+
         statement = Statement(
             release=digest,
             size=size,
@@ -120,7 +124,9 @@ class Outbox:
             approved=how,
             time=utc_now(),
         )
-        write_atomically(self._statement_path(digest), sign_statement(statement, self.home.signing_key()))
+        envelope = sign_statement(statement, self.home.signing_key())
+        ReleaseLog(self.home).approved(statement, envelope, parse(self.path(digest).read_bytes()).card)
+        write_atomically(self._statement_path(digest), envelope)
 
     def approved(self, digest: str) -> tuple[bytes, Submission]:
         """Return an approved release and what accompanies it, both checked once more.

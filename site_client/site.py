@@ -27,7 +27,7 @@ from casam_fed.data.split import check_counts
 from casam_fed.embeddings import EmbeddingStore
 from casam_fed.evaluation import Evaluator
 from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced
+from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced
 from casam_fed.files import cache_dir, write_atomically
 from casam_fed.metrics import iou
 from casam_fed.release import pack, parse
@@ -72,7 +72,10 @@ class Site:
         self.store = EmbeddingStore(cache_dir() / "embeddings", self.backbone)
         self.dataset: Dataset = open_dataset(config.data, data_root, folder / "split.json")
 
-    def hello(self) -> Hello:
+    def hear(self, logs: Logs, tail: bytes) -> None:
+        """Heed nothing: in a simulation nobody keeps a log."""
+
+    def hello(self, _logs: Logs | None = None) -> Hello:
         """Introduce the site."""
         return Hello(
             site=self.config.name,
@@ -134,7 +137,7 @@ class Site:
         """Keep the aggregator's answer to a release; a simulated one signs nothing."""
         write_atomically(self.folder / "receipts" / f"{receipt.digest}.json", json.dumps(asdict(receipt)).encode())
 
-    def sync(self, snapshot: bytes, objects: Mapping[str, bytes]) -> Synced:
+    def sync(self, snapshot: bytes, objects: Mapping[str, bytes], _logs: Logs | None = None) -> Synced:
         """Bring the site's copy of the bank to a snapshot, every object checked against its digest.
 
         Raises:

@@ -14,7 +14,23 @@ from casam_fed.backbone.sam_modules import build_sam
 # Sums differ in their last bits with the number of threads, and a site sets it for its process: one number for all tests.
 torch.set_num_threads(1)
 
+TESTS = Path(__file__).parent
+TOGETHER = ("deployment", "simulations", "aggregator", "site_client")
+"""Folders whose tests share what is costly to make; the first two mostly wait for processes, and take longest."""
+
 TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep together what shares fixtures or processes where tests are spread over cores; the longest start first."""
+    groups = {item: _group(item.path.relative_to(TESTS)) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))
+
+
+def _group(path: Path) -> str:
+    return path.parts[0] if path.parts[0] in TOGETHER else str(path)
 
 
 @pytest.fixture(scope="session")

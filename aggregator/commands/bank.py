@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.home import Home
+from casam_fed.audit.event import REASONS
 from casam_fed.command_line import folder_argument, json_option, require_yes
 from casam_fed.errors import BankError
 from casam_fed.snapshot import read_snapshot
@@ -100,39 +101,42 @@ def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> No
 @folder_argument
 @json_option
 def verify_command(folder: Path, as_json: bool) -> None:
-    """Read every object of the bank, check its digest, its form and its entry, and say what was found."""
+    """Read the log and every object of the bank, check that the one follows from the other, and say what was found."""
     from aggregator.decisions import Decisions
     from casam_fed.bank import LayerBank
 
     home = Home(folder)
-    bank = LayerBank(home.bank)
+    bank, ledger = LayerBank(home.bank), Decisions(home).ledger
+    told = ledger.snapshot()
+    if told != bank.snapshot():
+        raise BankError(
+            f"the bank ({bank.snapshot().digest[:12]}) is not what its log leads to ({told.digest[:12]}); if no delivery "
+            "was cut short (the next makes that good), somebody changed it by another way"
+        )
     for entry in bank.entries():
         bank.load(entry.task)
-    admitted = {record.digest for record in Decisions(home).records() if record.outcome == "admitted"}
-    if unknown := [entry.task for entry in bank.snapshot().entries if entry.digest not in admitted]:
-        raise BankError(
-            f"no decision is on record for {', '.join(unknown)}; if no delivery was cut short (the next makes that good), "
-            "somebody put it into the bank by another way"
-        )
-    facts = {"digest": bank.snapshot().digest, "entries": len(bank.entries()), "verified": True}
-    click.echo(json.dumps(facts) if as_json else f"{len(bank.entries())} entries verified, bank {facts['digest']}")
+    entries = ledger.log().size
+    facts = {"digest": told.digest, "entries": len(bank.entries()), "log": entries, "verified": True}
+    sentence = f"{len(bank.entries())} entries verified, bank {told.digest}, by the {entries} entries of its log"
+    click.echo(json.dumps(facts) if as_json else sentence)
 
 
 @bank.command("retire")
 @folder_argument
 @click.argument("task")
+@click.option("--reason", type=click.Choice(REASONS), required=True, help="Why; it goes into the bank's log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def retire_command(folder: Path, task: str, yes: bool) -> None:
-    """Withdraw a task: its release leaves the bank for good, no other entry changes by one bit."""
-    from casam_fed.bank import LayerBank
+def retire_command(folder: Path, task: str, reason: str, yes: bool) -> None:
+    """Withdraw a task: its release leaves the bank for good, no other entry changes by one bit, its log says so."""
+    from aggregator.decisions import Decisions
 
-    bank = LayerBank(Home(folder).bank)
+    home = Home(folder)
     # Its file may be damaged: that is a reason to retire it.
-    if all(entry.task != task for entry in bank.entries()):
+    if all(entry.task != task for entry in read_snapshot(home.bank).active):
         raise BankError(f"the bank has no task {task}; casam-aggregator bank list {folder} shows all")
     require_yes(f"Retire {task}? Its release is deleted here, and at every site at its next sync.", yes)
-    entry = bank.retire(task)
-    click.echo(f"{task} (entry {entry.sequence}) is retired; bank {bank.snapshot().digest}")
+    entry = Decisions(home).retire(task, reason)
+    click.echo(f"{task} (entry {entry.sequence}) is retired; bank {read_snapshot(home.bank).digest}")
 
 
 @bank.command("accept")

@@ -6,6 +6,7 @@ import click
 
 from aggregator import sites
 from aggregator.home import Home, welcome_of
+from aggregator.ledger import Ledger
 from casam_fed.audit.keys import shown
 from casam_fed.command_line import folder_argument, require_yes
 from casam_fed.enrolment import EnrolmentRequest, open_request, welcome_json
@@ -39,6 +40,7 @@ def enroll(folder: Path, request: Path, fingerprint: str | None, out: Path | Non
     asked = _read(request)
     _confirm(asked, fingerprint, "Enrol this site?")
     sites.enrol(home.sites, asked)
+    Ledger(home).note_keys()
     _welcome(home, asked, out or request.with_name("WELCOME.json"))
 
 
@@ -56,6 +58,7 @@ def rotate(folder: Path, request: Path, fingerprint: str | None, out: Path | Non
     asked = _read(request)
     _confirm(asked, fingerprint, "Replace its keys by these?")
     sites.rotate(home.sites, asked)
+    Ledger(home).note_keys()
     _welcome(home, asked, out or request.with_name("WELCOME.json"))
 
 
@@ -68,6 +71,7 @@ def revoke(folder: Path, site: str, yes: bool) -> None:
     home = Home(folder)
     require_yes(f"Shut {site} out?", yes)
     sites.revoke(home.sites, site)
+    Ledger(home).note_keys()
     click.echo(f"{site} is shut out; a running aggregator ends its connection within seconds.")
 
 

@@ -23,6 +23,7 @@ def up(folder: Path) -> None:
 
     A process that dies is started again. Their logs are in DIR/logs.
     """
+    from aggregator.ledger import Ledger
     from aggregator.processes import check_ports, children
     from aggregator.progress import Progress
     from aggregator.superlink import SuperLink
@@ -31,6 +32,7 @@ def up(folder: Path) -> None:
     home = Home(folder)
     end_leftovers(home.path)
     check_ports(home)
+    Ledger(home).note_keys()
     progress = Progress(home)
     try:
         with Supervisor(children(home), home.path, progress.say) as supervisor:

@@ -1,13 +1,12 @@
-"""What the aggregator signs in a DSSE envelope: the bank's snapshot and its receipts, each as its canonical JSON."""
+"""What the aggregator signs in a DSSE envelope beside its log: receipts, each as its canonical JSON."""
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from casam_fed.audit.dsse import unseal
 from casam_fed.audit.keys import fingerprint
 
-__all__ = ["RECEIPT", "SNAPSHOT", "open_announcement"]
+__all__ = ["RECEIPT", "open_announcement"]
 
-SNAPSHOT = "application/vnd.casam-fed.bank+json"
 RECEIPT = "application/vnd.casam-fed.receipt+json"
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import click
 
-from casam_fed.command_line import folder_argument, require_yes
+from casam_fed.command_line import confirmed, folder_argument
 from casam_fed.exchange import Submission
 from site_client.commands.preview import preview_text
 from site_client.commands.trust import trusted_welcome
@@ -33,12 +33,11 @@ def join(folder: Path, yes: bool, keep_serving: bool, seconds: float) -> None:
     home = SiteHome(folder)
     welcome = trusted_welcome(home, yes)
 
-    def approve(submission: Submission) -> Literal["person", "option"]:
+    def approve(submission: Submission) -> Literal["person", "option"] | None:
         click.echo(preview_text(home, submission.digest))
         if yes:
             return "option"
-        require_yes("May this leave the building?")
-        return "person"
+        return "person" if confirmed("May this leave the building?") else None
 
     run_join(home, welcome, approve, click.echo, seconds, keep_serving)
     click.echo(f"Next: casam-site status {folder}; casam-site sync {folder} fetches later stages.")

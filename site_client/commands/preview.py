@@ -14,7 +14,7 @@ __all__ = ["preview", "preview_text"]
 _NEVER = (
     "images, masks, embeddings, scores of single images, file names, paths, patient identifiers, error messages,\n"
     "gradients, this site's private keys. What else goes out during a join: the answers listed in\n"
-    "docs/reference/release.md, each written to journal.jsonl before it goes."
+    "docs/reference/release.md, each written to the release log (casam-audit show) before it goes."
 )
 
 

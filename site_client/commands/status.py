@@ -11,8 +11,8 @@ from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import BankError, EnrolmentError
 from casam_fed.snapshot import read_snapshot
 from site_client.home import SiteHome
-from site_client.journal import read_journal
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 
 __all__ = ["status"]
 
@@ -32,7 +32,10 @@ def status(folder: Path, as_json: bool) -> None:
     click.echo(f"release      {facts['release'] or 'none trained'}{', approved' if facts['approved'] else ''}")
     click.echo(f"decision     {facts['decision'] or 'none'}")
     click.echo(f"bank         {facts['bank'] or 'none fetched'}")
-    click.echo(f"sent         {facts['sent']['messages']} messages, {facts['sent']['bytes']:,} bytes (journal.jsonl)")
+    sent = facts["sent"]
+    click.echo(
+        f"sent         {sent['messages']} messages, {sent['bytes']:,} bytes; casam-audit show {folder} lists them"
+    )
     click.echo(f"Next: casam-site {facts['next']} {folder}")
 
 
@@ -50,7 +53,7 @@ def _facts(home: SiteHome) -> dict[str, Any]:
         bank = f"{len(snapshot.active)} tasks, digest {snapshot.digest}"
     except BankError:
         bank = ""
-    sent = read_journal(home.journal)
+    sent = [event.facts["size"] for event in ReleaseLog(home).events() if event.event == "intent"]
     decision = f"{receipt.outcome} {receipt.code} {receipt.reason}".rstrip() if receipt else ""
     step = "doctor" if not aggregator else "train" if newest is None else "join"
     if aggregator and receipt and receipt.outcome == "admitted":
@@ -63,6 +66,6 @@ def _facts(home: SiteHome) -> dict[str, Any]:
         "approved": bool(newest and outbox.is_approved(newest.digest)),
         "decision": decision,
         "bank": bank,
-        "sent": {"messages": len(sent), "bytes": sum(line["bytes"] for line in sent)},
+        "sent": {"messages": len(sent), "bytes": sum(sent)},
         "next": step,
     }

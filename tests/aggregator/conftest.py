@@ -7,8 +7,10 @@ import pytest
 from safetensors.torch import save_file
 
 from aggregator.home import AggregatorConfig, Home, create_home
+from aggregator.ledger import begin_ledger
 from casam_fed.bank import LayerBank
 from casam_fed.config import MethodConfig
+from casam_fed.files import sha256_file
 
 from ..casam_fed.releases import BACKBONE_DIGEST
 from .small_sites import BACKGROUND, PROBES, SmallSite
@@ -37,7 +39,9 @@ def new_home(made_home, tmp_path):
 def small_home(new_home):
     """The same with a bank of 8 channels, for releases that cost no training."""
     shutil.rmtree(new_home.bank)
-    LayerBank.create(new_home.bank, "tiny", BACKBONE_DIGEST, BACKGROUND)
+    shutil.rmtree(new_home.bank_log)
+    bank = LayerBank.create(new_home.bank, "tiny", BACKBONE_DIGEST, BACKGROUND)
+    begin_ledger(new_home.bank_log, "north", new_home.signing_key(), sha256_file(new_home.app), bank.snapshot())
     save_file(PROBES, new_home.probes)
     return new_home
 

@@ -13,17 +13,21 @@ from aggregator.home import Home
 from aggregator.sites import enrol
 from casam_fed.alignment import AlignmentLayer
 from casam_fed.audit.announcement import RECEIPT, open_announcement
-from casam_fed.audit.dsse import read_envelope
-from casam_fed.audit.keys import public_pem
+from casam_fed.audit.event import Event, bank_origin, open_event, site_origin
+from casam_fed.audit.event_log import append_event, begin_log
+from casam_fed.audit.keys import fingerprint, public_pem
+from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
+from casam_fed.audit.note import check_cosigned, check_signed, cosigned, read_note
 from casam_fed.audit.statement import Statement, sign_statement
+from casam_fed.audit.tiles import Log, parse_bundle
+from casam_fed.bank_log import snapshot_of
 from casam_fed.enrolment import EnrolmentRequest
 from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import Hello, Receipt, StageReport, Submission, Synced, decode_json
+from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, decode_json
 from casam_fed.files import sha256_bytes, sha256_file
 from casam_fed.release import pack
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.state import RouterState, fit_routers, router_tensors
-from casam_fed.snapshot import Snapshot
 
 from ..casam_fed.releases import BACKBONE_DIGEST, CHANNELS, card
 
@@ -61,6 +65,46 @@ def small_report(**scores: float) -> StageReport:
     return StageReport(way, way, way, way, {}, 1.0)
 
 
+class OwnLog:
+    """What a site shows of its log, a new entry each time, and what it has heard of the aggregator's."""
+
+    def __init__(self, name: str, key: Ed25519PrivateKey, home: Home) -> None:
+        self.name, self.key, self.home = name, key, home
+        self.public = home.signing_key().public_key()
+        self.folder = home.path.parent / f"log of {name}"
+        self.origin = site_origin(name, fingerprint(key.public_key()))
+        self.entries: list[bytes] = []
+        self.cosigned = ""
+        begin_log(self.folder, self.origin, key, {}, {"site": name, "code": "0.1.0"})
+
+    def hear(self, logs: Logs, tail: bytes) -> None:
+        if logs.witnessed:
+            check_cosigned(
+                read_note(logs.witnessed.encode(), "it"),
+                bank_origin(self.home.config.federation, fingerprint(self.public)),
+                self.public,
+            )
+        if logs.checkpoint:
+            note = read_note(logs.checkpoint.encode(), "it")
+            check_signed(note, self.public)
+            self.entries += parse_bundle(tail, note.checkpoint.size - len(self.entries), "it") if tail else []
+            leaves = [leaf_hash(entry) for entry in self.entries]
+            assert tree_root(len(leaves), in_memory(leaves)) == note.checkpoint.root
+            self.cosigned = cosigned(note, self.origin, self.key, 1_800_000_000).data.decode()
+
+    def shown(self, asked: Logs | None) -> Logs:
+        log = Log(self.folder)
+        append_event(log, self.key, "declined", {"release": "d" * 64}, {"federation": "north", "task": "other"})
+        log = Log(self.folder)
+        known = asked.size if asked else 0
+        path = tuple(each.hex() for each in log.consistency(known)) if known else ()
+        return Logs(log.note.data.decode(), path, self.cosigned, len(self.entries))
+
+    def events(self) -> list[Event]:
+        """What it has heard."""
+        return [open_event(entry, {fingerprint(self.public): self.public}, "it") for entry in self.entries]
+
+
 class SmallSite:
     """An enrolled site that offers one release, and keeps what it is sent and told."""
 
@@ -68,6 +112,7 @@ class SmallSite:
         self.name, self.task, self.home = name, task or name, home
         self.key = Ed25519PrivateKey.generate()
         enrol(home.sites, small_request(name, self.key))
+        self.log = OwnLog(name, self.key, home)
         self.data = small_release(name, self.task, place)
         self.objects: dict[str, bytes] = {}
         self.receipts: list[Receipt] = []
@@ -95,10 +140,14 @@ class SmallSite:
         }
         return sign_statement(Statement(**{**values, **changes}), self.key)
 
-    def hello(self) -> Hello:
+    def hear(self, logs: Logs, tail: bytes) -> None:
+        self.log.hear(logs, tail)
+
+    def hello(self, logs: Logs | None) -> Hello:
         told = {receipt.digest: receipt.outcome for receipt in self.receipts}
         waiting = (self.digest,) if told.get(self.digest) in (None, "quarantined") else ()
-        return Hello(self.name, self.task, BACKBONE_DIGEST, "c" * 64, {}, tuple(self.objects), waiting)
+        shown = self.log.shown(logs)
+        return Hello(self.name, self.task, BACKBONE_DIGEST, "c" * 64, {}, tuple(self.objects), waiting, shown)
 
     def release(self) -> tuple[bytes, Submission]:
         return self.data, Submission(self.digest, {}, self.signed().decode("ascii"))
@@ -108,13 +157,13 @@ class SmallSite:
         assert decode_json(Receipt, signed.decode("ascii"), "the aggregator") == receipt
         self.receipts.append(receipt)
 
-    def sync(self, envelope: bytes, objects: dict[str, bytes]) -> Synced:
-        snapshot = Snapshot.parse(read_envelope(envelope, "the aggregator").payload)
+    def sync(self, _snapshot: bytes, objects: dict[str, bytes], logs: Logs | None) -> Synced:
+        snapshot = snapshot_of(self.log.events())
         assert not set(objects) & set(self.objects), "an object was sent twice"
         self.objects.update(objects)
         whole = set(snapshot.object_digests) <= set(self.objects)
         self.bank = snapshot.digest if whole else self.bank
-        return Synced(snapshot.digest if whole else "", tuple(self.objects))
+        return Synced(snapshot.digest if whole else "", tuple(self.objects), self.log.shown(logs))
 
     def evaluate(self, last: bool) -> StageReport:
         return small_report(iou=0.75)

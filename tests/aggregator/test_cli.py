@@ -16,6 +16,7 @@ from aggregator.commands import up as up_command
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver
 from aggregator.home import Home
+from aggregator.ledger import Ledger
 from aggregator.sites import enrol, read_sites
 from casam_fed.audit.keys import shown
 from casam_fed.bank import LayerBank
@@ -134,7 +135,7 @@ class TestHelp:
             ["bank", "list"],
             ["bank", "show", "T"],
             ["bank", "verify"],
-            ["bank", "retire", "T", "--yes"],
+            ["bank", "retire", "T", "--reason", "other", "--yes"],
             ["bank", "accept", "T", "--yes"],
         ],
     )
@@ -337,13 +338,16 @@ class TestBank:
     def filled(self, small_home, north, south, greedy):
         """A bank with two entries, one retired, and a release in quarantine."""
         delivered(small_home, north, south, greedy)
-        LayerBank(small_home.bank).retire("south")
+        Decisions(small_home).retire("south", "other")
         return small_home
 
     def test_an_empty_one_is_listed_and_verified(self, casam, new_home):
         digest = read_snapshot(new_home.bank).digest
         assert casam("bank", "list", new_home.path)[:2] == (0, f"bank {digest}, backbone mini\n")
-        assert casam("bank", "verify", new_home.path)[:2] == (0, f"0 entries verified, bank {digest}\n")
+        assert casam("bank", "verify", new_home.path)[:2] == (
+            0,
+            f"0 entries verified, bank {digest}, by the 1 entries of its log\n",
+        )
 
     def test_list_shows_entries_retired_ones_and_what_waits(self, casam, filled, north, greedy):
         code, printed, _ = casam("bank", "list", filled.path)
@@ -399,10 +403,13 @@ class TestBank:
         assert "nothing is known of a task nothing" in complaint
 
     def test_verify_reads_everything(self, casam, filled):
-        digest = read_snapshot(filled.bank).digest
-        assert casam("bank", "verify", filled.path)[:2] == (0, f"1 entries verified, bank {digest}\n")
+        digest, log = read_snapshot(filled.bank).digest, Ledger(filled).log().size
+        assert casam("bank", "verify", filled.path)[:2] == (
+            0,
+            f"1 entries verified, bank {digest}, by the {log} entries of its log\n",
+        )
         code, printed, _ = casam("bank", "verify", filled.path, "--json")
-        assert (code, json.loads(printed)) == (0, {"digest": digest, "entries": 1, "verified": True})
+        assert (code, json.loads(printed)) == (0, {"digest": digest, "entries": 1, "log": log, "verified": True})
 
     @pytest.mark.parametrize("what", ["release", "background", "snapshot"])
     def test_verify_finds_one_flipped_bit(self, casam, filled, north, what):
@@ -420,12 +427,12 @@ class TestBank:
         code, _, complaint = casam("bank", "verify", filled.path)
         assert (code, "is missing from the bank" in complaint) == (1, True)
 
-    def test_verify_finds_an_entry_that_nobody_has_decided_about(self, casam, filled):
+    def test_verify_finds_an_entry_that_the_log_does_not_know(self, casam, filled):
         smuggled = small_release("west", "west", 8.0)
         LayerBank(filled.bank).admit(parse(smuggled))
         code, printed, complaint = casam("bank", "verify", filled.path)
         assert (code, printed) == (1, "")
-        assert "no decision is on record for west" in complaint
+        assert "is not what its log leads to" in complaint
 
     def test_nothing_that_a_site_sends_makes_verify_fail(self, casam, filled, north):
         Decisions(filled).decide(north.data, b"garbage", "north")
@@ -433,29 +440,37 @@ class TestBank:
 
     @pytest.mark.parametrize(("options", "answers"), [(["--yes"], None), ([], "y\n")])
     def test_retire_withdraws_a_task_and_no_other_changes(self, casam, filled, north, options, answers):
-        code, printed, _ = casam("bank", "retire", filled.path, "north", *options, answers=answers)
+        code, printed, _ = casam(
+            "bank", "retire", filled.path, "north", "--reason", "site-request", *options, answers=answers
+        )
         snapshot = read_snapshot(filled.bank)
         assert (code, snapshot.digest in printed) == (0, True)
         assert snapshot.active == []
         assert not (filled.bank / "objects" / f"{north.digest}.safetensors").exists()
         assert casam("bank", "verify", filled.path)[0] == 0
 
+    @pytest.mark.parametrize("options", [[], ["--reason", "a patient asked for it"]])
+    def test_a_reason_is_one_of_a_list_for_it_is_kept_for_ever(self, casam, filled, options):
+        code, _, complaint = casam("bank", "retire", filled.path, "north", *options, "--yes")
+        assert (code, "consent-withdrawn" in complaint) == (2, True)
+        assert len(read_snapshot(filled.bank).active) == 1
+
     @pytest.mark.parametrize(("answers", "code"), [("n\n", 130), (None, 2)])
     def test_without_a_yes_nothing_is_retired_or_accepted(self, casam, filled, answers, code):
         before = read_snapshot(filled.bank)
-        assert casam("bank", "retire", filled.path, "north", answers=answers)[0] == code
+        assert casam("bank", "retire", filled.path, "north", "--reason", "other", answers=answers)[0] == code
         assert casam("bank", "accept", filled.path, "greedy", answers=answers)[0] == code
         assert read_snapshot(filled.bank) == before
 
     @pytest.mark.parametrize("task", ["south", "greedy", "nothing"])
     def test_what_is_not_in_force_cannot_be_retired(self, casam, filled, task):
-        code, _, complaint = casam("bank", "retire", filled.path, task, "--yes")
+        code, _, complaint = casam("bank", "retire", filled.path, task, "--reason", "other", "--yes")
         assert (code, f"the bank has no task {task}" in complaint) == (1, True)
 
     def test_a_damaged_entry_can_be_retired(self, casam, filled, north):
         """Otherwise one flipped bit would stop every delivery until somebody finds a copy."""
         (filled.bank / "objects" / f"{north.digest}.safetensors").write_bytes(b"rotten")
-        assert casam("bank", "retire", filled.path, "north", "--yes")[0] == 0
+        assert casam("bank", "retire", filled.path, "north", "--reason", "harmful", "--yes")[0] == 0
         assert casam("bank", "verify", filled.path)[0] == 0
 
     @pytest.mark.parametrize(

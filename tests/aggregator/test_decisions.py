@@ -17,6 +17,7 @@ from casam_fed.bank import LayerBank
 from casam_fed.errors import BankError, CasamError, StorageError
 from casam_fed.exchange import decode_json, encode_json
 from casam_fed.files import sha256_bytes
+from casam_fed.release import parse
 
 from .small_sites import SmallSite, small_release, small_request
 
@@ -253,7 +254,7 @@ class TestQuarantine:
             patch.setattr(Decisions, "_write", lambda self, record: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 decisions.accept("greedy")
-        bank_of(decisions).retire("greedy")
+        decisions.retire("greedy", "other")
         with pytest.raises(BankError, match="is entry 1, which was retired"):
             decisions.accept("greedy")
         assert len(bank_of(decisions).snapshot().entries) == 2
@@ -298,7 +299,7 @@ class TestQuarantine:
 class TestRetired:
     def test_it_stays_out_and_the_site_is_told_so(self, decisions, north):
         decide(decisions, north)
-        bank_of(decisions).retire("north")
+        decisions.retire("north", "other")
         for receipt in (decide(decisions, north), decisions.receipt((north.digest,), "north")):
             assert (receipt.outcome, receipt.code, receipt.sequence) == ("refused", "R115", None)
         assert bank_of(decisions).entries() == []
@@ -306,19 +307,19 @@ class TestRetired:
     def test_the_record_of_its_admission_stays(self, decisions, north):
         decide(decisions, north)
         before = files(decisions.home.admissions)
-        bank_of(decisions).retire("north")
+        decisions.retire("north", "other")
         decide(decisions, north)
         assert files(decisions.home.admissions) == before
 
     def test_also_where_its_record_was_lost(self, decisions, north):
         decide(decisions, north)
-        bank_of(decisions).retire("north")
+        decisions.retire("north", "other")
         shutil.rmtree(decisions.home.admissions)
         assert decide(decisions, north).code == "R115"
 
     def test_a_new_training_is_admitted(self, decisions, north):
         decide(decisions, north)
-        bank_of(decisions).retire("north")
+        decisions.retire("north", "other")
         assert decide(decisions, north, small_release("north", "north", 0.0, seed=4)).sequence == 1
 
 
@@ -372,13 +373,25 @@ class TestDamage:
         with pytest.raises(BankError, match="is missing or damaged"):
             decisions.record("north", north.digest)
 
-    @pytest.mark.parametrize("name", ["probes.safetensors", "app.fab", "bank/bank.json"])
+    @pytest.mark.parametrize("name", ["probes.safetensors", "app.fab", "audit/bank/checkpoint"])
     def test_a_missing_file_is_one_sentence(self, decisions, north, name):
         envelope = north.signed()
         (decisions.home.path / name).unlink()
         with pytest.raises(CasamError):
             decide(decisions, north, envelope=envelope)
         assert not decisions.home.admissions.exists()
+
+    def test_a_snapshot_that_was_lost_is_made_again_from_the_log(self, decisions, north, south):
+        decide(decisions, north)
+        path = decisions.home.bank / "bank.json"
+        path.unlink()
+        assert decide(decisions, south).outcome == "admitted"
+        assert [entry.site for entry in bank_of(decisions).entries()] == ["north", "south"]
+
+    def test_what_was_put_into_the_bank_past_the_log_is_taken_out(self, decisions, north, south):
+        bank_of(decisions).admit(parse(south.data))
+        decide(decisions, north)
+        assert [entry.site for entry in bank_of(decisions).entries()] == ["north"]
 
     def test_damaged_probes_are_one_sentence(self, decisions, north):
         decisions.home.probes.write_bytes(b"rotten")

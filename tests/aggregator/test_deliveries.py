@@ -5,21 +5,29 @@ import json
 import shutil
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from aggregator import delivery
+from aggregator import delivery, ledger
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver, evaluate
 from aggregator.home import Home
-from aggregator.sites import revoke
+from aggregator.ledger import Ledger
+from aggregator.sites import enrol, revoke
+from aggregator.witness import Witness
+from casam_fed import bank
+from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.bank import LayerBank
 from casam_fed.errors import BankError, StorageError
-from casam_fed.exchange import Hello, StageReport, Submission, decode_json
+from casam_fed.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
+from casam_fed.files import write_atomically
 from casam_fed.release import parse
 from casam_fed.snapshot import read_snapshot
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 
 from .deployed import grid_of, new_home, new_site
+from .small_sites import OwnLog, small_request
 
 MODALITIES = {"north": "endoscopy", "south": "stained_tissue", "west": "breast_ultrasound"}
 
@@ -98,8 +106,48 @@ class TestGoodSites:
         sent = [list(message.content.get("arrays") or {}) for message in grid.sent]
         assert result.bank == read_snapshot(home.bank).digest == bank_at(sites["west"])
         # The background and three releases.
-        assert sorted(map(len, sent))[-4:] == [1, 1, 1, 1]
-        assert len({digest for digests in sent for digest in digests}) == 4
+        objects = [[name for name in names if name != LOG] for names in sent]
+        assert sorted(map(len, objects))[-4:] == [1, 1, 1, 1]
+        assert len({digest for digests in objects for digest in digests}) == 4
+
+    def test_what_a_site_lacks_of_the_log_comes_in_portions_before_any_object(self, home, sites, monkeypatch):
+        delivered(home, sites["north"], sites["south"])
+        monkeypatch.setattr(ledger, "_TAIL_BYTES", 1)
+        grid = grid_of(sites["west"])
+        result = deliver(grid, home, {"west": 1}, lambda text: None)["west"]
+        sent = [list(message.content.get("arrays") or {}) for message in grid.sent]
+        entries = Ledger(home).log().size
+        assert [names for names in sent if names][: entries - 1] == [[LOG]] * (entries - 1)
+        assert result.bank == read_snapshot(home.bank).digest == bank_at(sites["west"])
+
+    def test_both_logs_are_cosigned_and_tell_of_the_delivery(self, home, sites):
+        delivered(home, sites["north"])
+        evaluate(grid_of(sites["north"]), home, {"north": 1}, lambda text: None)
+        site = sites["north"]
+        log, bank_log = ReleaseLog(site).log(), Ledger(home).log()
+        events = list(ReleaseLog(site).events())
+        receipt = next(event.sequence for event in events if event.event == "receipt")
+        assert log.witnessed("bank").checkpoint.size > receipt
+        assert bank_log.witnessed("north").checkpoint == bank_log.checkpoint
+        decided = list(Ledger(home).events())[events[receipt].facts["decision"]]
+        assert (decided.event, decided.subjects["release"]) == ("admitted", events[receipt].subjects["release"])
+        approved = next(event for event in events if event.event == "approved")
+        assert approved.subjects["statement"] == decided.subjects["statement"]
+
+    def test_a_bank_cut_off_after_its_log_is_brought_in_line(self, home, sites, monkeypatch):
+        def crashing(path, data, **options):
+            if path.name == "bank.json":
+                raise StorageError("cannot write: no space left on device; free space")
+            write_atomically(path, data, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(bank, "write_atomically", crashing)
+            with pytest.raises(StorageError):
+                delivered(home, sites["north"])
+        assert (read_snapshot(home.bank).entries, len(Ledger(home).snapshot().entries)) == ((), 1)
+        assert delivered(home, sites["north"])["north"].admitted
+        assert read_snapshot(home.bank) == Ledger(home).snapshot()
+        assert [event.event for event in Ledger(home).events()].count("admitted") == 1
 
     def test_a_crash_between_bank_and_record_gives_the_entry_that_is_there(self, home, sites):
         first = delivered(home, sites["north"])["north"]
@@ -112,7 +160,7 @@ class TestGoodSites:
         assert (record.code, record.sequence) == ("A002", 0)
 
     def test_a_full_disk_decides_nothing_and_the_next_delivery_does(self, home, sites, monkeypatch):
-        def full(self, release):
+        def full(self, release, record):
             raise StorageError("cannot write: no space left on device; free space")
 
         with monkeypatch.context() as patch:
@@ -149,13 +197,20 @@ class Bad:
 
     name = "bad"
 
-    def __init__(self, good: SiteHome) -> None:
+    def __init__(self, good: SiteHome, home: Home) -> None:
+        key = Ed25519PrivateKey.generate()
+        enrol(home.sites, small_request(self.name, key))
+        self.log = OwnLog(self.name, key, home)
         self.outbox = Outbox(good)
         self.digest = self.outbox.newest().digest
         self.backbone = good.welcome().backbone_digest
 
-    def hello(self):
-        return Hello(self.name, self.name, self.backbone, "c" * 64, {}, (), (self.digest,))
+    def hear(self, logs, tail):
+        self.log.hear(logs, tail)
+
+    def hello(self, logs):
+        shown = self.log.shown(logs)
+        return Hello(self.name, self.name, self.backbone, "c" * 64, {}, (), (self.digest,), shown)
 
     def release(self):
         return self.outbox.approved(self.digest)
@@ -163,20 +218,20 @@ class Bad:
     def receive(self, receipt, envelope):
         self.receipt = receipt
 
-    def sync(self, snapshot, objects):
+    def sync(self, snapshot, objects, logs):
         raise RuntimeError("a text that must not travel")
 
     evaluate = None
 
 
 class Liar(Bad):
-    def hello(self):
-        return dataclasses.replace(super().hello(), site="north")
+    def hello(self, logs):
+        return dataclasses.replace(super().hello(logs), site="north")
 
 
 class OtherBackbone(Bad):
-    def hello(self):
-        return dataclasses.replace(super().hello(), backbone_digest="d" * 64)
+    def hello(self, logs):
+        return dataclasses.replace(super().hello(logs), backbone_digest="d" * 64)
 
 
 class Silent(Bad):
@@ -193,6 +248,28 @@ class Thief(Bad):
     """Sends what another site has signed."""
 
 
+class NoLog(Bad):
+    def hello(self, logs):
+        return dataclasses.replace(super().hello(logs), logs=None)
+
+
+class ForeignLog(Bad):
+    """Shows a checkpoint that another key has signed."""
+
+    def hello(self, logs):
+        stolen = sign_checkpoint(Checkpoint(self.log.origin, 3, bytes(32)), Ed25519PrivateKey.generate())
+        return dataclasses.replace(super().hello(logs), logs=Logs(stolen.data.decode()))
+
+
+class Forker(Bad):
+    """Shows another log than before."""
+
+    def hello(self, logs):
+        shown = super().hello(logs)
+        forked = sign_checkpoint(Checkpoint(self.log.origin, 9, bytes(32)), self.log.key)
+        return dataclasses.replace(shown, logs=Logs(forked.data.decode()) if logs and logs.size else shown.logs)
+
+
 @pytest.mark.parametrize(
     ("kind", "words", "code"),
     [
@@ -200,12 +277,14 @@ class Thief(Bad):
         (OtherBackbone, "another backbone", ""),
         (Silent, "RuntimeError", ""),
         (Garbage, "", "R103"),
-        (Thief, "", "R104"),
+        (Thief, "", "R107"),
+        (NoLog, "shows no release log", ""),
+        (ForeignLog, "bears no signature", ""),
     ],
 )
 def test_a_bad_site_costs_only_itself(home, sites, kind, words, code):
     said: list[str] = []
-    results = delivered(home, sites["north"], kind(sites["west"]), sites["south"], said=said)
+    results = delivered(home, sites["north"], kind(sites["west"], home), sites["south"], said=said)
     assert results["north"].error == results["south"].error == ""
     assert [entry.site for entry in read_snapshot(home.bank).active] == ["north", "south"]
     assert results["bad"].error
@@ -217,22 +296,30 @@ def test_a_bad_site_costs_only_itself(home, sites, kind, words, code):
 def test_a_revoked_key_no_longer_signs(home, sites):
     revoke(home.sites, "north")
     results = delivered(home, sites["north"])
-    assert results["north"].error == ""
-    outbox = Outbox(sites["north"])
-    assert outbox.receipt(outbox.newest().digest).code == "R106"
+    assert "no key in force" in results["north"].error
+    assert Outbox(sites["north"]).undecided()
     assert read_snapshot(home.bank).entries == ()
+
+
+def test_a_site_whose_log_forks_is_not_served_again(home, sites):
+    forker = Forker(sites["west"], home)
+    assert "must not travel" not in delivered(home, forker)["bad"].error
+    again = delivered(home, sites["north"], forker)
+    assert again["north"].error == ""
+    assert "does not continue the one that was cosigned" in again["bad"].error
+    assert Witness(home).known("bad").size < 9
 
 
 def test_one_site_cannot_write_into_another_ones_record(home, sites):
     delivered(home, sites["west"])
     before = {path: path.read_bytes() for path in home.admissions.rglob("*.json")}
-    delivered(home, Thief(sites["west"]))
+    delivered(home, Thief(sites["west"], home))
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_release_that_is_retired_stays_out(home, sites):
     delivered(home, sites["north"])
-    LayerBank(home.bank).retire("north")
+    Decisions(home).retire("north", "other")
     shutil.rmtree(sites["north"].seeded / "receipts")
     shutil.rmtree(home.admissions)
     delivered(home, sites["north"])

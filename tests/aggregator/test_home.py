@@ -44,7 +44,7 @@ def quick(monkeypatch, made_home):
 class TestCreate:
     def test_it_holds_what_its_docstring_lists(self, made_home):
         names = {path.name for path in made_home.path.iterdir()}
-        assert names == {"aggregator.yaml", "keys", "app.fab", "bank", "probes.safetensors"}
+        assert names == {"aggregator.yaml", "audit", "keys", "app.fab", "bank", "probes.safetensors"}
         keys = {path.name for path in made_home.keys.iterdir()}
         assert keys == {"ca.key", "ca.pem", "server.pem", "signing.key", "superexec.secret"}
         bank = LayerBank(made_home.bank)

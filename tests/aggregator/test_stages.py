@@ -130,9 +130,9 @@ def test_retiring_a_task_changes_no_mask_of_the_others(streamed, mini_backbone, 
 def test_only_what_was_agreed_travels(streamed):
     """Nothing but the declared payloads goes up, and the only array is the release, equal to the entry in the bank."""
     allowed = {
-        "query.hello": {"site", "task", "backbone_digest", "config_digest", "versions", "have", "outbox"},
+        "query.hello": {"site", "task", "backbone_digest", "config_digest", "versions", "have", "outbox", "logs"},
         "train.submit": {"digest", "seconds", "statement"},
-        "query.sync": {"bank_digest", "have"},
+        "query.sync": {"bank_digest", "have", "logs"},
         "evaluate.stage": {"zero_shot", "oracle", "gaussian", "vae", "without", "seconds"},
     }
     releases = []
@@ -255,6 +255,7 @@ def test_no_trainable_weight_comes_from_the_aggregator_before_training(streamed)
     assert set(first_submit.content) == {"payload"}
     assert json.loads(first_submit.content["payload"]["json"]) == {
         "last": False,
+        "logs": None,
         "receipt": None,
         "receipt_envelope": "",
         "seed": 0,

@@ -15,7 +15,10 @@ from typing import Any
 import psutil
 import yaml
 
+from casam_fed.audit.event import Event
 from casam_fed.processes import free_port
+from site_client.home import SiteHome
+from site_client.release_log import ReleaseLog
 
 BIN = Path(sys.executable).parent
 METHOD = {"epochs": 1, "min_steps": 2, "batch_size": 4, "masks_per_image": 1, "point_share": 0.0}
@@ -111,9 +114,13 @@ class Hospital:
         finally:
             joining.end()
 
-    def journal(self) -> list[dict[str, Any]]:
-        """What went out."""
-        return [json.loads(line) for line in (self.home / "journal.jsonl").read_text().splitlines()]
+    def events(self) -> list[Event]:
+        """What the release log says."""
+        return list(ReleaseLog(SiteHome(self.home)).events())
+
+    def answered(self) -> list[str]:
+        """The kinds of messages that were answered, in their order."""
+        return [event.facts["kind"] for event in self.events() if event.event == "intent"]
 
 
 class Joining:

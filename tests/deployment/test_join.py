@@ -83,10 +83,10 @@ def test_the_aggregator_knows_the_scores_of_the_last_stage(joined):
     assert status["sites"]["west"]["iou"] is not None
 
 
-def test_only_releases_and_aggregates_went_out_and_the_journal_says_so(joined):
+def test_only_releases_and_aggregates_went_out_and_the_log_says_so(joined):
     _, sites, _ = joined
     for site in sites.values():
-        kinds = [line["kind"] for line in site.journal()]
+        kinds = site.answered()
         assert kinds.count("train.submit") == 1
         assert set(kinds) <= {"query.hello", "train.submit", "query.sync", "evaluate.stage"}
-        assert not any("withheld" in line for line in site.journal())
+        assert not any(event.event == "withheld" for event in site.events())

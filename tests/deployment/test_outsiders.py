@@ -187,9 +187,10 @@ def test_an_app_that_is_not_allowed_is_refused_and_the_next_allowed_one_still_se
         joining.wait_for("refused an app that is not allowed here")
         assert not (tmp_path / "codes.txt.stolen").exists()
         assert not any("stranger" in str(path) for path in site.home.rglob("*"))
-        before = len([line for line in site.journal() if line["kind"] == "query.sync"])
-        federation.aggregator("bank", "retire", federation.home, "careful", "--yes")
-        wait(lambda: sum(line["kind"] == "query.sync" for line in site.journal()) > before, 60, "another sync")
+        assert [event.facts["code"] for event in site.events() if event.event == "withheld"] == ["AppNotAllowed"]
+        before = site.answered().count("query.sync")
+        federation.aggregator("bank", "retire", federation.home, "careful", "--reason", "other", "--yes")
+        wait(lambda: site.answered().count("query.sync") > before, 60, "another sync")
 
 
 class Malicious:

@@ -7,16 +7,19 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
+from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
+from casam_fed.audit.event import Event
 from casam_fed.bank import LayerBank
 from casam_fed.enrolment import open_request, welcome_json
-from casam_fed.exchange import SYNC, Receipt, Request, encode_json, wrap_bytes
+from casam_fed.exchange import LOG, SYNC, Logs, Receipt, Request, encode_json, wrap_bytes
 from site_client.client_app import make_client_app
 from site_client.deployed import DeployedSite
 from site_client.egress import Gate
 from site_client.home import SiteHome, create_site_home
+from site_client.release_log import ReleaseLog
 
+from ..casam_fed.bank_logs import ShownLog, shown_log
 from ..casam_fed.welcomes import AGGREGATOR, welcome_for
 
 # Flower's processes set this before an app runs; private, and used in tests/loopback.py alike.
@@ -69,7 +72,7 @@ class Asked:
     def __init__(self, home: SiteHome) -> None:
         self.home, self.site = home, DeployedSite(home)
         self._app = make_client_app(lambda _context, _seed: self.site)
-        self._gate = Gate(home.journal, self.site.outbox.is_approved)
+        self._gate = Gate(ReleaseLog(home), self.site.welcome.federation, self.site.outbox.is_approved)
 
     def send(self, message: Message) -> Message:
         context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
@@ -81,11 +84,20 @@ class Asked:
         return json.loads(payload["json"]) if "json" in payload else dict(payload)
 
     def sync(
-        self, envelope: bytes, objects: dict[str, bytes] | None = None, receipt: Receipt | None = None
+        self, log: ShownLog, objects: dict[str, bytes] | None = None, receipt: Receipt | None = None
     ) -> dict[str, Any]:
-        """Ask for a sync and return the answer."""
+        """Show the site a bank log as far as it lacks it, ask for a sync, and return the answer but for its logs."""
         sealed = signed_receipt(receipt).decode("ascii") if receipt else ""
-        return self.ask(SYNC, Request(0, envelope.decode("ascii"), receipt, sealed), objects)
+        known = self.site.witness.shown(Logs()).size
+        logs = Logs(checkpoint=log.note().data.decode())
+        request = Request(0, receipt=receipt, receipt_envelope=sealed, logs=logs)
+        answer = self.ask(SYNC, request, {LOG: log.bundle(known), **(objects or {})})
+        answer.pop("logs", None)
+        return answer
+
+    def events(self) -> list[Event]:
+        """Return what the release log says."""
+        return list(ReleaseLog(self.home).events())
 
     def said(self) -> str:
         """Everything that was shown to the person at the site, by the lines of the progress file."""
@@ -97,9 +109,9 @@ class Asked:
         return LayerBank(self.home.seeded / "bank").snapshot().digest
 
 
-def signed(bank: LayerBank) -> bytes:
-    """Return a bank's snapshot as the aggregator signs it."""
-    return seal(SNAPSHOT, bank.snapshot().data, AGGREGATOR)
+def log_of(bank: LayerBank) -> ShownLog:
+    """Return a bank's log as the aggregator shows it."""
+    return shown_log(bank.snapshot())
 
 
 def signed_receipt(receipt: Receipt) -> bytes:

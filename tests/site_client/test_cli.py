@@ -20,12 +20,12 @@ from casam_fed.exchange import Receipt
 from casam_fed.processes import free_port
 from site_client import join as joining
 from site_client.cli import site as casam_site
-from site_client.deployed import DeployedSite
 from site_client.home import SiteHome, create_site_home
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 
 from ..conftest import write_blobs
-from .deployed_sites import SETTINGS, Asked, approve, give_welcome, objects_of, signed, signed_receipt, welcomed_home
+from .deployed_sites import SETTINGS, Asked, approve, give_welcome, log_of, objects_of, welcomed_home
 
 CASAM = "from site_client.cli import main; main()"
 PHANTOM = ("--data", "phantom", "--set", "modality=endoscopy", "--set", "train=4", "--set", "test=2")
@@ -332,17 +332,17 @@ class TestStatus:
         home.trust(home.welcome())
         approve(home, digest)
         assert (self.steps(home)["approved"], self.steps(home)["aggregator"]) == (True, "test at 127.0.0.1:8443")
-        Asked(home).sync(signed(banks[2]), objects_of(banks[2]), Receipt(digest, "admitted", 1))
+        Asked(home).sync(log_of(banks[2]), objects_of(banks[2]), Receipt(digest, "admitted", 1, "A001"))
         facts = self.steps(home)
-        assert (facts["next"], facts["decision"]) == ("sync", "admitted")
+        assert (facts["next"], facts["decision"]) == ("sync", "admitted A001")
         assert facts["bank"] == f"2 tasks, digest {banks[2].snapshot().digest}"
         assert facts["sent"]["messages"] == 1
         assert facts["sent"]["bytes"] > 0
 
     @pytest.mark.parametrize("outcome", ["refused", "quarantined"])
-    def test_after_a_no_the_next_step_is_to_join_again(self, approved, outcome):
+    def test_after_a_no_the_next_step_is_to_join_again(self, approved, outcome, banks):
         receipt = Receipt(Outbox(approved).newest().digest, outcome, None, "A1", "look at it")
-        DeployedSite(approved).receive(receipt, signed_receipt(receipt))
+        Asked(approved).sync(log_of(banks[0]).after_deciding(receipt), receipt=receipt)
         facts = self.steps(approved)
         assert (facts["next"], facts["decision"]) == ("join", f"{outcome} A1 look at it")
 
@@ -398,11 +398,12 @@ class TestJoin:
         code, shown = at_a_terminal("join", home.path, answers=("n",))
         assert (code, home.trusts(home.welcome())) == (130, False), shown
         code, shown = at_a_terminal("join", home.path, answers=("y", "n"))
-        assert (code, home.trusts(home.welcome())) == (130, True), shown
+        assert (code, home.trusts(home.welcome())) == (1, True), shown
+        assert "the release was declined and stays here; casam-site join asks again" in shown
         assert "May this leave the building?" in shown
         assert "never leaves: images" in shown
         assert not Outbox(home).is_approved(Outbox(home).newest().digest)
-        assert not home.journal.exists()
+        assert [event.event for event in ReleaseLog(home).events()] == ["began", "declined"]
         code, shown = at_a_terminal("join", home.path, answers=("n",))
         assert "read out the same fingerprint" not in shown
 

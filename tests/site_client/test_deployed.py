@@ -8,28 +8,32 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from casam_fed.audit.announcement import RECEIPT, SNAPSHOT
+from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
+from casam_fed.audit.merkle import check_consistency
+from casam_fed.audit.note import Checkpoint, check_cosigned, check_signed, cosigned, read_note, sign_checkpoint
 from casam_fed.audit.statement import open_statement
+from casam_fed.audit.tiles import Log
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank import LayerBank
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
-from casam_fed.exchange import EVALUATE_STAGE, HELLO, SUBMIT, SYNC, Receipt, Request, encode_json
+from casam_fed.exchange import EVALUATE_STAGE, HELLO, LOG, SUBMIT, SYNC, Logs, Receipt, Request, encode_json
 from casam_fed.files import sha256_bytes
 from casam_fed.release import parse
 from site_client.deployed import DeployedSite
-from site_client.journal import read_journal
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 from site_client.site import Site
 
+from ..casam_fed.bank_logs import shown_log
 from ..casam_fed.welcomes import AGGREGATOR
 from .deployed_sites import (
     Asked,
     approve,
     give_welcome,
+    log_of,
     objects_of,
     request_of,
-    signed,
     signed_receipt,
     welcomed_home,
 )
@@ -57,14 +61,22 @@ class TestHello:
         assert (hello["site"], hello["task"], hello["outbox"], hello["have"]) == ("clinic", "clinic", [], [])
         assert hello["backbone_digest"] == backbone_card("mini").sha256
 
-    def test_an_approved_release_is_offered_until_it_is_decided(self, site, digest):
+    def test_an_approved_release_is_offered_until_it_is_decided(self, site, digest, banks):
         approve(site.home, digest)
         assert site.ask(HELLO)["outbox"] == [digest]
-        waits = Receipt(digest, "quarantined", None, "OVERLAP", "a person looks at it")
-        site.site.receive(waits, signed_receipt(waits))
+        waits = Receipt(digest, "quarantined", None, "Q201", "a person looks at it")
+        log = log_of(banks[0]).after_deciding(waits)
+        site.sync(log, receipt=waits)
         assert site.ask(HELLO)["outbox"] == [digest]
-        site.site.receive(Receipt(digest, "admitted", 0), signed_receipt(Receipt(digest, "admitted", 0)))
+        facts = {"site": "clinic", "task": "clinic", "size": 1, "code": "Q201", "entry": 0, "by": "person"}
+        log = log.after("admitted", {"release": digest, "statement": "5" * 64}, **facts)
+        site.sync(log, receipt=Receipt(digest, "admitted", 0, "Q201"))
         assert site.ask(HELLO)["outbox"] == []
+        receipts = [event for event in site.events() if event.event == "receipt"]
+        assert [(event.facts["outcome"], event.facts["decision"]) for event in receipts] == [
+            ("quarantined", 1),
+            ("admitted", 2),
+        ]
 
     def test_a_receipt_that_the_aggregator_did_not_sign_is_not_believed(self, site, digest):
         approve(site.home, digest)
@@ -81,10 +93,10 @@ class TestHello:
         assert "_site" not in vars(asked.site)
 
     def test_sites_with_the_same_method_say_the_same_whatever_their_machines(self, home):
-        one = DeployedSite(home).hello().config_digest
+        one = DeployedSite(home).hello(None).config_digest
         settings = home.path / "site.yaml"
         settings.write_text(settings.read_text().replace("threads: 1", "threads: 7"))
-        assert DeployedSite(type(home)(home.path)).hello().config_digest == one
+        assert DeployedSite(type(home)(home.path)).hello(None).config_digest == one
 
     def test_without_a_welcome_there_is_no_site(self, home):
         (home.path / "WELCOME.json").unlink()
@@ -146,12 +158,27 @@ class TestSubmit:
 class TestReceipts:
     def test_a_receipt_for_this_sites_release_is_kept(self, site, digest, banks):
         receipt = Receipt(digest, "refused", None, "A12", "the norm is too large")
-        site.sync(signed(banks[0]), objects_of(banks[0]), receipt)
+        site.sync(log_of(banks[0]).after_deciding(receipt), objects_of(banks[0]), receipt)
         assert site.site.outbox.receipt(digest) == receipt
         assert "the aggregator says: refused A12 the norm is too large" in site.said()
 
+    def test_told_again_it_is_logged_once(self, site, digest, banks):
+        receipt = Receipt(digest, "refused", None, "A12", "the norm is too large")
+        log = log_of(banks[0]).after_deciding(receipt)
+        for _ in range(2):
+            site.sync(log, objects_of(banks[0]), receipt)
+        assert [event.event for event in site.events()].count("receipt") == 1
+
+    @pytest.mark.parametrize("shown", [None, Receipt("c" * 64, "quarantined", None, "Q201")], ids=["none", "another"])
+    def test_a_decision_that_the_log_does_not_show_is_not_believed(self, site, digest, banks, shown):
+        log = log_of(banks[0])
+        if shown is not None:
+            log = log.after_deciding(dataclasses.replace(shown, digest=digest))
+        assert site.sync(log, objects_of(banks[0]), Receipt(digest, "refused", None, "A12")) == {"error": "LogError"}
+        assert site.site.outbox.receipt(digest) is None
+
     def test_a_receipt_for_anything_else_is_refused_and_not_kept(self, site, banks):
-        answer = site.sync(signed(banks[0]), objects_of(banks[0]), Receipt("c" * 64, "admitted", 0))
+        answer = site.sync(log_of(banks[0]), objects_of(banks[0]), Receipt("c" * 64, "admitted", 0))
         assert answer == {"error": "ExchangeError"}
         assert not (site.home.seeded / "receipts").exists()
         assert not (site.home.seeded / "bank").exists()
@@ -172,7 +199,7 @@ class TestReceipts:
         before = everything_below(site.home.path.parent)
         request = {
             "seed": 0,
-            "snapshot": signed(banks[0]).decode(),
+            "snapshot": "",
             "last": False,
             "receipt": {"digest": digest, "outcome": "refused", "sequence": None, "code": "A1", "reason": "", **change},
         }
@@ -180,128 +207,197 @@ class TestReceipts:
         changed = {
             name for name, data in everything_below(site.home.path.parent).items() if data != before.get(name, b"")
         }
-        assert changed <= {"clinic/journal.jsonl", "clinic/progress.jsonl"}
+        assert all(name == "clinic/progress.jsonl" or name.startswith("clinic/audit/") for name in changed)
 
 
 class TestSync:
     def test_a_signed_bank_arrives_whole(self, site, banks):
-        answer = site.sync(signed(banks[2]), objects_of(banks[2]))
+        answer = site.sync(log_of(banks[2]), objects_of(banks[2]))
         assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
         assert answer["have"] == sorted(banks[2].snapshot().object_digests) == site.ask(HELLO)["have"]
-        assert (site.home.seeded / "bank.signed.json").read_bytes() == signed(banks[2])
+        copy = Log(site.home.bank_log(site.site.welcome))
+        assert list(copy.entries()) == list(log_of(banks[2]).entries)
+        assert copy.note == log_of(banks[2]).note()
 
     def test_the_same_bank_again_changes_nothing(self, site, banks):
-        first = site.sync(signed(banks[1]), objects_of(banks[1]))
-        assert site.sync(signed(banks[1])) == first
+        first = site.sync(log_of(banks[1]), objects_of(banks[1]))
+        assert site.sync(log_of(banks[1])) == first
 
     def test_later_only_what_is_new_is_needed(self, site, banks):
-        site.sync(signed(banks[1]), objects_of(banks[1]))
+        site.sync(log_of(banks[1]), objects_of(banks[1]))
         fresh = banks[2].snapshot().entries[-1].digest
-        answer = site.sync(signed(banks[2]), {fresh: banks[2].object_bytes(fresh)})
+        answer = site.sync(log_of(banks[2]), {fresh: banks[2].object_bytes(fresh)})
         assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
 
     def test_it_may_come_in_portions_and_until_then_the_old_bank_stands(self, site, banks):
-        site.sync(signed(banks[0]), objects_of(banks[0]))
+        site.sync(log_of(banks[0]), objects_of(banks[0]))
         kept = everything_below(site.home.seeded / "bank")
         lacking = [entry.digest for entry in banks[2].snapshot().entries]
-        answer = site.sync(signed(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
+        answer = site.sync(log_of(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
         assert answer["bank_digest"] == ""
         assert lacking[0] in answer["have"]
         assert everything_below(site.home.seeded / "bank") == kept
         assert Asked(site.home).ask(HELLO)["have"] == answer["have"]
-        answer = site.sync(signed(banks[2]), {lacking[1]: banks[2].object_bytes(lacking[1])})
+        answer = site.sync(log_of(banks[2]), {lacking[1]: banks[2].object_bytes(lacking[1])})
         assert answer["bank_digest"] == site.bank == banks[2].snapshot().digest
         assert not (site.home.seeded / "incoming").exists()
 
     def test_a_portion_that_rotted_on_the_disk_is_lacking_and_can_be_sent_again(self, site, banks):
         lacking = [entry.digest for entry in banks[2].snapshot().entries]
-        site.sync(signed(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
+        site.sync(log_of(banks[2]), {lacking[0]: banks[2].object_bytes(lacking[0])})
         (site.home.seeded / "incoming" / f"{lacking[0]}.safetensors").write_bytes(b"rotten")
         assert lacking[0] not in site.ask(HELLO)["have"]
-        assert site.sync(signed(banks[2]), objects_of(banks[2]))["bank_digest"] == site.bank
+        assert site.sync(log_of(banks[2]), objects_of(banks[2]))["bank_digest"] == site.bank
 
     def test_an_entry_that_rotted_on_the_disk_is_lacking_and_mends_the_copy_when_sent_again(self, site, banks):
-        site.sync(signed(banks[1]), objects_of(banks[1]))
+        site.sync(log_of(banks[1]), objects_of(banks[1]))
         rotten = banks[1].snapshot().entries[0].digest
         path = site.home.seeded / "bank" / "objects" / f"{rotten}.safetensors"
         path.write_bytes(path.read_bytes()[:-1])
         assert rotten not in site.ask(HELLO)["have"]
-        answer = site.sync(signed(banks[1]), {rotten: banks[1].object_bytes(rotten)})
+        answer = site.sync(log_of(banks[1]), {rotten: banks[1].object_bytes(rotten)})
         assert answer["bank_digest"] == banks[1].snapshot().digest
         assert sha256_bytes(path.read_bytes()) == rotten
 
     @pytest.fixture
     def holding(self, site, banks):
         """A site that holds the bank with two entries."""
-        site.sync(signed(banks[2]), objects_of(banks[2]))
+        site.sync(log_of(banks[2]), objects_of(banks[2]))
         return site
 
-    def refuses(self, site, envelope, objects=None, code="BankError"):
+    def refuses(self, site, log, objects=None, code="ForkedError"):
         before = everything_below(site.home.seeded)
-        assert site.sync(envelope, objects) == {"error": code}
+        held = everything_below(site.home.bank_log(site.site.welcome))
+        assert site.sync(log, objects) == {"error": code}
         assert everything_below(site.home.seeded) == before
+        assert everything_below(site.home.bank_log(site.site.welcome)) == held
 
     def test_another_key_is_refused(self, holding, banks):
-        other = Ed25519PrivateKey.generate()
-        self.refuses(holding, seal(SNAPSHOT, banks[2].snapshot().data, other), code="SignatureError")
+        other = shown_log(banks[2].snapshot(), OTHER)
+        self.refuses(holding, other, code="UnsignedError")
+        # Under the name that the aggregator's key would sign with.
+        self.refuses(holding, dataclasses.replace(log_of(banks[2]), key=OTHER), code="UnsignedError")
+        assert not holding.home.stopped.exists()
 
     def test_a_forged_signature_is_refused(self, holding, banks):
-        envelope = json.loads(signed(banks[2]))
-        forged = json.loads(signed(banks[1]))
-        envelope["signatures"] = forged["signatures"]
-        self.refuses(holding, json.dumps(envelope, separators=(",", ":")).encode(), code="SignatureError")
+        note = log_of(banks[2]).note()
+        (signature,) = note.signatures
+        forged = dataclasses.replace(signature, value=bytes(64))
+        logs = Logs(checkpoint=dataclasses.replace(note, signatures=(forged,)).data.decode())
+        assert holding.ask(SYNC, Request(0, logs=logs)) == {"error": "LogError"}
+        assert not holding.home.stopped.exists()
 
-    def test_a_bare_snapshot_as_the_simulation_sends_it_is_refused(self, holding, banks):
-        self.refuses(holding, banks[2].snapshot().data, code="SignatureError")
+    def test_a_bare_snapshot_as_the_simulation_sends_it_says_nothing(self, site, banks):
+        request = Request(0, banks[2].snapshot().data.decode())
+        assert site.ask(SYNC, request, objects_of(banks[2])) == {"error": "LogError"}
+        assert not (site.home.seeded / "bank").exists()
 
-    def test_another_document_signed_by_the_aggregator_is_no_bank(self, holding, banks):
-        envelope = seal("application/vnd.in-toto+json", banks[2].snapshot().data, AGGREGATOR)
-        self.refuses(holding, envelope, code="SignatureError")
+    @pytest.mark.parametrize("text", ["x", "\u2014", "casam-fed/bank/test/000000000000\n1\n", " ", "0\n" * 5000])
+    def test_what_is_no_checkpoint_is_refused(self, holding, text):
+        assert holding.ask(SYNC, Request(0, logs=Logs(checkpoint=text))) == {"error": "LogError"}
+        assert holding.ask(HELLO, Request(0, logs=Logs(witnessed=text))) == {"error": "LogError"}
 
-    def test_an_envelope_with_an_addition_is_refused(self, holding, banks):
-        self.refuses(holding, signed(banks[2]) + b" ", code="SignatureError")
-        self.refuses(holding, b"", code="SignatureError")
+    @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"", lambda b: b[2:]])
+    def test_entries_cut_or_with_an_addition_are_refused(self, site, banks, change):
+        log = log_of(banks[2])
+        logs = Logs(checkpoint=log.note().data.decode())
+        answer = site.ask(SYNC, Request(0, logs=logs), {LOG: change(log.bundle(0)), **objects_of(banks[2])})
+        assert answer["error"] in ("LogError", "ForkedError")
+        assert not (site.home.seeded / "bank").exists()
 
     @pytest.mark.parametrize("older", [0, 1])
-    def test_a_bank_rolled_back_is_refused(self, holding, banks, older):
-        self.refuses(holding, signed(banks[older]), objects_of(banks[older]))
+    def test_a_shorter_log_stops_the_site(self, holding, banks, older):
+        self.refuses(holding, log_of(banks[older]), objects_of(banks[older]))
+        assert "casam-fed/bank/test" in holding.home.stopped.read_text()
 
-    def test_a_forked_bank_is_refused(self, holding, banks):
+    def test_a_forked_log_stops_the_site(self, holding, banks):
         snapshot = banks[2].snapshot()
         first, second = snapshot.entries
         forked = dataclasses.replace(snapshot, entries=(first, dataclasses.replace(second, digest="c" * 64)))
-        self.refuses(holding, seal(SNAPSHOT, forked.data, AGGREGATOR))
         reordered = (dataclasses.replace(second, sequence=0), dataclasses.replace(first, sequence=1))
-        self.refuses(holding, seal(SNAPSHOT, dataclasses.replace(snapshot, entries=reordered).data, AGGREGATOR))
+        for entries in (forked.entries, reordered):
+            log = shown_log(dataclasses.replace(snapshot, entries=entries))
+            for longer in (log, log.after("enrolled", {"key": "d" * 64}, site="late")):
+                holding.home.stopped.unlink(missing_ok=True)
+                self.refuses(holding, longer)
+                assert "casam-fed/bank/test" in holding.home.stopped.read_text()
+
+    def test_an_entry_for_another_place_is_refused(self, holding, banks):
+        log = log_of(banks[2])
+        twice = dataclasses.replace(log, entries=(*log.entries, log.entries[-1]))
+        self.refuses(holding, twice, code="LogError")
+
+    def test_a_log_that_contradicts_itself_leads_to_no_bank(self, site, banks):
+        entry = banks[1].snapshot().entries[0]
+        facts = {"site": "other", "task": "other", "entry": 5, "reason": "harmful"}
+        log = log_of(banks[1]).after("retired", {"release": entry.digest}, **facts)
+        assert site.sync(log, objects_of(banks[1])) == {"error": "BankError"}
+        assert not (site.home.seeded / "bank").exists()
 
     def test_a_retired_entry_does_not_come_back(self, holding, banks, tmp_path):
         shutil.copytree(banks[2].folder, tmp_path / "bank")
         bank = LayerBank(tmp_path / "bank")
         bank.retire("other")
-        assert holding.sync(signed(bank))["bank_digest"] == bank.snapshot().digest
-        self.refuses(holding, signed(banks[2]), objects_of(banks[2]))
+        assert holding.sync(log_of(bank))["bank_digest"] == bank.snapshot().digest
+        self.refuses(holding, log_of(banks[2]), objects_of(banks[2]))
+
+    def test_each_is_the_witness_of_the_other(self, site, banks):
+        site.sync(log_of(banks[1]), objects_of(banks[1]))
+        shown = Logs(**site.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        key = site.home.signing_key().public_key()
+        own = read_note(shown.checkpoint.encode(), "clinic")
+        check_signed(own, key)
+        bank = read_note(shown.witnessed.encode(), "clinic")
+        assert bank.checkpoint == log_of(banks[1]).note().checkpoint
+        check_cosigned(bank, own.checkpoint.origin, key)
+        assert shown.size == len(log_of(banks[1]).entries)
+        cosigned_by_it = cosigned(own, log_of(banks[1]).origin, AGGREGATOR, 1_800_000_000)
+        later = site.ask(HELLO, Request(0, logs=Logs(witnessed=cosigned_by_it.data.decode(), size=own.checkpoint.size)))
+        assert ReleaseLog(site.home).log().witnessed("bank") == cosigned_by_it
+        newer = read_note(later["logs"]["checkpoint"].encode(), "clinic").checkpoint
+        path = [bytes.fromhex(each) for each in later["logs"]["consistency"]]
+        check_consistency(own.checkpoint.size, own.checkpoint.root, newer.size, newer.root, path)
+
+    def test_a_cosignature_that_is_not_the_aggregators_or_not_of_this_log_is_not_kept(self, site, banks, tmp_path):
+        site.ask(HELLO)
+        own, bank = ReleaseLog(site.home).log(), log_of(banks[0]).origin
+        foreign = Checkpoint(own.checkpoint.origin, own.size, bytes(32))
+        for note in (
+            cosigned(own.note, bank, OTHER, 1),
+            own.note,
+            cosigned(sign_checkpoint(foreign, site.home.signing_key()), bank, AGGREGATOR, 1),
+            cosigned(sign_checkpoint(own.checkpoint, OTHER), bank, AGGREGATOR, 1),
+        ):
+            answer = site.ask(HELLO, Request(0, logs=Logs(witnessed=note.data.decode())))
+            assert answer["error"] in ("LogError", "UnsignedError")
+            assert ReleaseLog(site.home).log().witnessed("bank") is None
 
     def test_a_bank_of_another_backbone_is_refused(self, site, banks):
         """Also by a site that holds no bank yet, and so has nothing to compare with."""
         foreign = dataclasses.replace(banks[0].snapshot(), backbone_digest="d" * 64)
-        self.refuses(site, seal(SNAPSHOT, foreign.data, AGGREGATOR), objects_of(banks[0]), "ExchangeError")
+        assert site.sync(shown_log(foreign), objects_of(banks[0])) == {"error": "ExchangeError"}
+        assert not (site.home.seeded / "bank").exists()
 
     def test_missing_objects_are_named_by_what_is_held_and_no_bank_is_made(self, site, banks):
-        answer = site.sync(signed(banks[2]))
+        answer = site.sync(log_of(banks[2]))
         assert answer == {"bank_digest": "", "have": []}
         assert not (site.home.seeded / "bank").exists()
 
     def test_an_object_that_the_snapshot_does_not_name_is_refused(self, site, banks):
-        extra = {sha256_bytes(b"extra"): b"extra"}
-        self.refuses(site, signed(banks[0]), extra, "ExchangeError")
+        self.takes_none(site, log_of(banks[0]), {sha256_bytes(b"extra"): b"extra"})
+
+    def takes_none(self, site, log, objects):
+        before = everything_below(site.home.seeded)
+        assert site.sync(log, objects) == {"error": "ExchangeError"}
+        assert everything_below(site.home.seeded) == before
 
     def test_an_object_with_another_digest_is_refused(self, site, banks):
         digest = banks[2].snapshot().entries[0].digest
-        self.refuses(site, signed(banks[2]), {digest: b"something else"}, "ExchangeError")
+        self.takes_none(site, log_of(banks[2]), {digest: b"something else"})
 
     @pytest.mark.parametrize("name", ["../../../keys/signing.key", "/etc/passwd", "a/b", "..", "\x1b[2J"])
     def test_a_digest_that_is_a_path_leads_nowhere(self, site, banks, name):
-        self.refuses(site, signed(banks[0]), {name: b"x"}, "ExchangeError")
+        self.takes_none(site, log_of(banks[0]), {name: b"x"})
 
     def test_an_entry_that_is_signed_and_yet_no_release_is_refused(self, holding, banks):
         """A stolen key signs anything: what it signs must still be a release of this backbone."""
@@ -311,12 +407,11 @@ class TestSync:
             snapshot.entries[0], sequence=2, task="third", digest=sha256_bytes(data), bytes=len(data)
         )
         bad = dataclasses.replace(snapshot, entries=(*snapshot.entries, entry))
-        assert holding.sync(seal(SNAPSHOT, bad.data, AGGREGATOR), {entry.digest: data}) == {"error": "ReleaseError"}
+        assert holding.sync(shown_log(bad), {entry.digest: data}) == {"error": "ReleaseError"}
         assert holding.bank == snapshot.digest
-        assert holding.sync(signed(banks[2]))["bank_digest"] == snapshot.digest
 
     def test_an_array_that_is_not_plain_bytes_is_refused(self, site, banks):
-        message = request_of(SYNC, Request(0, signed(banks[0]).decode()), objects_of(banks[0]))
+        message = request_of(SYNC, Request(0), objects_of(banks[0]))
         array = next(iter(message.content["arrays"].values()))
         array.data = array.data.replace(b"|u1", b"|i1")
         assert dict(site.send(message).content["payload"]) == {"error": "ExchangeError"}
@@ -325,7 +420,7 @@ class TestSync:
 class TestEvaluate:
     @pytest.fixture
     def holding(self, site, banks):
-        site.sync(signed(banks[2]), objects_of(banks[2]))
+        site.sync(log_of(banks[2]), objects_of(banks[2]))
         return site
 
     def test_small_groups_stay_and_the_full_report_is_kept_at_the_site(self, holding):
@@ -350,7 +445,7 @@ class TestEvaluate:
         settings = home.path / "site.yaml"
         settings.write_text(settings.read_text() + "minimum_images: 13\n")
         site = Asked(type(home)(home.path))
-        site.sync(signed(banks[1]), objects_of(banks[1]))
+        site.sync(log_of(banks[1]), objects_of(banks[1]))
         assert site.ask(EVALUATE_STAGE) == {"error": "WithheldError"}
         assert (site.home.seeded / "stages" / f"{site.bank}.json").exists()
         assert "fewer than 13 test images: their scores stay here" in caplog.text
@@ -360,19 +455,19 @@ class TestEvaluate:
 
 
 class TestWhateverArrives:
-    def test_no_sentence_travels_and_each_answer_stands_in_the_journal(self, site, digest, banks):
+    def test_no_sentence_travels_and_each_answer_stands_in_the_log(self, site, digest, banks):
         approve(site.home, digest)
         site.ask(HELLO)
         site.ask(SUBMIT)
-        site.sync(signed(banks[2]), objects_of(banks[2]))
-        site.sync(signed(banks[1]))
+        site.sync(log_of(banks[2]), objects_of(banks[2]))
+        site.sync(log_of(banks[1]))
         site.ask(EVALUATE_STAGE)
-        lines = read_journal(site.home.journal)
-        assert [line["kind"] for line in lines] == [HELLO, SUBMIT, SYNC, SYNC, EVALUATE_STAGE]
-        assert [part["name"] for part in lines[1]["parts"]] == ["payload", "release"]
-        assert lines[1]["parts"][1]["sha256"] == digest
-        assert [part["name"] for part in lines[3]["parts"]] == ["error"]
-        assert str(site.home.path) not in site.home.journal.read_text()
+        events = [event for event in site.events() if event.event == "intent"]
+        assert [event.facts["kind"] for event in events] == [HELLO, SUBMIT, SYNC, SYNC, EVALUATE_STAGE]
+        assert [event.subjects.get("release") for event in events] == [None, digest, None, None, None]
+        texts = [(site.home.audit / "payloads" / f"{event.subjects['payload']}.json").read_text() for event in events]
+        assert texts[3] == "ForkedError"
+        assert str(site.home.path) not in "".join(texts)
 
     @pytest.mark.parametrize(
         "text",

@@ -5,17 +5,21 @@ import json
 import pytest
 
 from casam_fed.audit.statement import open_statement
+from casam_fed.card import card_json
 from casam_fed.errors import ExchangeError, KeyFileError
 from casam_fed.exchange import Receipt, encode_json
 from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.release import parse
+from site_client import outbox as outboxes
 from site_client.home import renew_keys
 from site_client.outbox import Outbox
+from site_client.release_log import ReleaseLog
 
+from ..casam_fed.releases import release_bytes
 from .deployed_sites import approve, give_welcome, welcomed_home
 
-RELEASE = b"what would leave"
-DIGEST = sha256_bytes(RELEASE)
-LATER = sha256_bytes(b"a later release")
+RELEASE, LATER_RELEASE = release_bytes(seed=1), release_bytes(seed=2)
+DIGEST, LATER = sha256_bytes(RELEASE), sha256_bytes(LATER_RELEASE)
 
 
 @pytest.fixture
@@ -61,13 +65,43 @@ def test_an_approved_release_leaves_with_a_statement_that_says_all(clinic, outbo
     key = clinic.signing_key().public_key()
     statement = open_statement(submission.statement.encode(), {clinic.welcome().site_key: key}, "clinic")
     assert (data, submission.digest, submission.seconds) == (RELEASE, DIGEST, {"train": 1.5})
-    assert (statement.release, statement.size, statement.site, statement.task) == (DIGEST, 16, "clinic", "clinic")
+    assert (statement.release, statement.size, statement.site, statement.task) == (
+        DIGEST,
+        len(RELEASE),
+        "clinic",
+        "clinic",
+    )
     assert (statement.federation, statement.approved) == ("test", "option")
+
+
+def test_an_approval_is_logged_with_the_card_before_it_counts(clinic, outbox, monkeypatch):
+    monkeypatch.setattr(outboxes, "write_atomically", lambda path, data: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        approve(clinic, DIGEST)
+    assert not outbox.is_approved(DIGEST)
+    _, event = ReleaseLog(clinic).events()
+    facts = event.facts
+    assert (event.event, facts["images"], facts["patients"], facts["approved"]) == ("approved", 20, 10, "option")
+    assert event.subjects["release"] == DIGEST
+    assert event.subjects["card"] == sha256_bytes(card_json(parse(RELEASE).card).encode())
+    kept = clinic.audit / "statements" / f"{event.subjects['statement']}.json"
+    assert open_statement(kept.read_bytes(), {clinic.welcome().site_key: clinic.signing_key().public_key()}, "it")
+
+
+def test_new_keys_begin_a_new_log_and_keep_the_old(clinic):
+    approve(clinic, DIGEST)
+    old = ReleaseLog(clinic).folder
+    renew_keys(clinic)
+    give_welcome(clinic)
+    approve(clinic, DIGEST)
+    assert ReleaseLog(clinic).folder != old
+    assert [event.event for event in ReleaseLog(clinic).events()] == ["began", "approved"]
+    assert old.is_dir()
 
 
 def test_approving_a_release_approves_no_other(clinic, outbox):
     approve(clinic, DIGEST)
-    put(clinic, b"a later release")
+    put(clinic, LATER_RELEASE)
     assert outbox.undecided() == []
     with pytest.raises(ExchangeError, match="was not approved"):
         outbox.approved(LATER)
@@ -75,7 +109,7 @@ def test_approving_a_release_approves_no_other(clinic, outbox):
 
 def test_only_the_newest_release_is_offered(clinic, outbox):
     approve(clinic, DIGEST)
-    put(clinic, b"a later release")
+    put(clinic, LATER_RELEASE)
     approve(clinic, LATER)
     assert outbox.undecided() == [LATER]
     assert outbox.releases() == sorted([DIGEST, LATER])
@@ -131,7 +165,7 @@ def test_a_damaged_statement_lets_nothing_go(clinic, outbox, damage):
 
 def test_a_statement_under_another_releases_name_lets_nothing_go(clinic, outbox):
     approve(clinic, DIGEST)
-    put(clinic, b"a later release")
+    put(clinic, LATER_RELEASE)
     (outbox.folder / f"{DIGEST}.statement.json").rename(outbox.folder / f"{LATER}.statement.json")
     assert not outbox.is_approved(LATER)
 

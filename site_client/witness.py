@@ -1,0 +1,137 @@
+"""Two logs, each the witness of the other: this site shows its release log, and checks and cosigns the bank log.
+
+The site keeps a copy of the whole bank log. It only ever takes entries that continue what it has seen; an aggregator that
+shows less, or something else, is not believed again until a person has looked into it.
+"""
+
+import time
+from collections.abc import Sequence
+
+from casam_fed.audit.event import Event, bank_origin, open_event, site_origin
+from casam_fed.audit.event_log import events_of
+from casam_fed.audit.keys import fingerprint
+from casam_fed.audit.note import Note, check_cosigned, check_signed, cosigned, read_note
+from casam_fed.audit.tiles import Log, parse_bundle
+from casam_fed.bank_log import decision_about, snapshot_of
+from casam_fed.enrolment import Welcome
+from casam_fed.errors import ForkedError, LogError
+from casam_fed.exchange import Logs, Receipt
+from casam_fed.files import write_atomically
+from casam_fed.snapshot import Snapshot
+from site_client.home import SiteHome
+from site_client.release_log import ReleaseLog
+
+__all__ = ["Witness"]
+
+_BANK = "bank"
+_OWNER = "the aggregator's log"
+
+
+class Witness:
+    """What a site shows to its aggregator of its release log, and knows of the aggregator's."""
+
+    def __init__(self, home: SiteHome, welcome: Welcome) -> None:
+        """Be the witness of the aggregator of `welcome`."""
+        self.home, self.welcome = home, welcome
+        self.folder = home.bank_log(welcome)
+        self._origin = bank_origin(welcome.federation, welcome.fingerprint)
+        self._release_log = ReleaseLog(home)
+
+    def shown(self, asked: Logs) -> Logs:
+        """Return this site's newest checkpoint, with the proof that it continues the one that the aggregator knows."""
+        own = self._release_log.log()
+        # Who claims to know more than there is gets no proof, and finds out by itself.
+        known = asked.size if asked.size <= own.size else 0
+        return Logs(
+            checkpoint=own.note.data.decode(),
+            consistency=tuple(each.hex() for each in own.consistency(known)) if known else (),
+            witnessed=self._cosigned(),
+            size=self._size(),
+        )
+
+    def hear(self, logs: Logs, tail: bytes) -> None:
+        """Take what the aggregator shows: its cosignature under this site's checkpoint, and how its own log goes on.
+
+        Args:
+            logs: of its request.
+            tail: bundle of the entries between what this site holds and the end of `logs.checkpoint`.
+
+        Raises:
+            LogError: something is not signed by the aggregator, or is not in its form; nothing was taken.
+            ForkedError: the aggregator signed a log that does not continue the one held here. The site has stopped.
+            BankError, SignatureError: the new entries contradict those before.
+        """
+        if logs.witnessed:
+            self._keep_cosigned(read_note(logs.witnessed.encode(), "the aggregator"))
+        if logs.checkpoint:
+            self._follow(read_note(logs.checkpoint.encode(), "the aggregator"), tail)
+
+    def snapshot(self) -> Snapshot:
+        """Return the bank that the aggregator's log leads to.
+
+        Raises:
+            LogError: nothing was heard of it yet.
+        """
+        return snapshot_of(self._events())
+
+    def decision(self, receipt: Receipt) -> int:
+        """Return the entry of the bank log that a receipt speaks of.
+
+        Raises:
+            LogError: there is none that says so.
+        """
+        found = decision_about(self._events(), receipt.digest, self.home.settings.name)
+        outcome = "refused" if found and found.event == "retired" else found.event if found else ""
+        if found is None or outcome != receipt.outcome:
+            raise LogError("the aggregator announced a decision that its log does not show; ask its operator why")
+        return found.sequence
+
+    def _events(self) -> list[Event]:
+        return list(events_of(Log(self.folder), self.welcome.key, _OWNER))
+
+    def _keep_cosigned(self, note: Note) -> None:
+        """Keep the aggregator's cosignature under a checkpoint of this site, if it is of this log's history."""
+        own = self._release_log.log()
+        check_signed(note, self.home.signing_key().public_key())
+        check_cosigned(note, self._origin, self.welcome.key)
+        if note.checkpoint.size > own.size or own.root(note.checkpoint.size) != note.checkpoint.root:
+            raise LogError("the aggregator cosigned a release log that is not this one; restore audit/ from a copy")
+        known = own.witnessed(_BANK)
+        if known is None or known.checkpoint.size <= note.checkpoint.size:
+            own.keep_witnessed(_BANK, note)
+
+    def _follow(self, note: Note, tail: bytes) -> None:
+        check_signed(note, self.welcome.key)
+        if note.checkpoint.origin != self._origin:
+            raise LogError("the aggregator signed a checkpoint of another log; ask its operator why")
+        held = self._size()
+        entries = parse_bundle(tail, max(0, note.checkpoint.size - held), _OWNER) if tail else []
+        self._check_entries(entries, held)
+        try:
+            if held:
+                Log(self.folder).extend(entries, note)
+            else:
+                Log.mirror(self.folder, entries, note)
+        except ForkedError as error:
+            # An aggregator that does that once is not asked again by itself.
+            write_atomically(self.home.stopped, str(error).encode())
+            raise
+        mirror = Log(self.folder)
+        key = self.home.signing_key()
+        name = self.home.settings.name
+        own = site_origin(name, fingerprint(key.public_key()))
+        mirror.keep_witnessed(name, cosigned(note, own, key, int(time.time())))
+
+    def _check_entries(self, entries: Sequence[bytes], start: int) -> None:
+        keys = {self.welcome.fingerprint: self.welcome.key}
+        for index, data in enumerate(entries, start):
+            event = open_event(data, keys, _OWNER)
+            if (event.log, event.sequence) != (self._origin, index):
+                raise LogError(f"entry {index} of {_OWNER} was written for another place; ask its operator why")
+
+    def _cosigned(self) -> str:
+        note = Log(self.folder).witnessed(self.home.settings.name) if self._size() else None
+        return note.data.decode() if note else ""
+
+    def _size(self) -> int:
+        return Log(self.folder).size if (self.folder / "checkpoint").exists() else 0
