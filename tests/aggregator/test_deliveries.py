@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator import delivery, ledger
@@ -21,7 +22,9 @@ from casam_fed.errors import BankError, StorageError
 from casam_fed.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
 from casam_fed.files import write_atomically
 from casam_fed.release import parse
+from casam_fed.segmenter import Segmenter, bank_router
 from casam_fed.snapshot import read_snapshot
+from site_client.deployed import DeployedSite
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
@@ -326,6 +329,45 @@ def test_a_release_that_is_retired_stays_out(home, sites):
     outbox = Outbox(sites["north"])
     assert outbox.receipt(outbox.newest().digest).code == "R115"
     assert read_snapshot(home.bank).active == []
+
+
+def routed(site: SiteHome, way: str) -> tuple[dict[str, torch.Tensor], dict[str, tuple[str | None, bytes]]]:
+    """The scores of a site's test images by task, and by image the task it is sent to and its masks, under its bank."""
+    evaluator = DeployedSite(site)._site._evaluator()
+    held = LayerBank(site.bank)
+    router, segmenter = bank_router(held), Segmenter(evaluator.store.backbone, held)
+    scores = router.scores(way, evaluator.features, held.background)
+    masks = {}
+    for image, number in zip(evaluator.data.images, router.routes(way, scores).task.tolist(), strict=True):
+        task = None if number < 0 else router.tasks[number]
+        _, boxes = evaluator.truth(image)
+        embedding = evaluator.store.load([image.key])[0]
+        masks[image.record.id] = (task, segmenter.masks(embedding, image.frame, boxes, task).tobytes())
+    return dict(zip(router.tasks, scores.T, strict=True)), masks
+
+
+def test_a_withdrawal_is_exact(home, sites, tmp_path):
+    """What was withdrawn is gone everywhere; nothing else, in the bank or in any mask, differs by one bit."""
+    delivered(home, *sites.values())
+    gone = next(entry for entry in read_snapshot(home.bank).active if entry.task == "south")
+    files = {path.name: path.read_bytes() for path in (home.bank / "objects").iterdir()}
+    before = {(name, way): routed(site, way) for name, site in sites.items() for way in ("gaussian", "vae")}
+    assert {task for _, masks in before.values() for task, _ in masks.values()} >= set(MODALITIES)
+
+    Decisions(home).retire("south", "consent-withdrawn")
+    delivered(home, *sites.values())
+    del files[f"{gone.digest}.safetensors"]
+    for folder in (home.bank, *(site.bank for site in sites.values())):
+        assert {path.name: path.read_bytes() for path in (folder / "objects").iterdir()} == files
+    for (name, way), (scores, masks) in before.items():
+        now, after = routed(sites[name], way)
+        assert "south" not in now
+        assert all(torch.equal(now[task], scores[task]) for task in now)
+        for image, (task, mask) in masks.items():
+            assert after[image] == (task, mask) or task == "south"
+    assert [event.facts["reason"] for event in Ledger(home).events() if event.event == "retired"] == [
+        "consent-withdrawn"
+    ]
 
 
 def test_a_quarantined_release_waits_for_a_person_and_is_not_sent_twice(made, home, tmp_path):

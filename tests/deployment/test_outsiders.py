@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from aggregator.superlink import SuperLink
 from casam_fed.audit.statement import open_statement, sign_statement
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import Hello, Submission, Synced, wrap_bytes
+from casam_fed.exchange import Hello, Request, Submission, Synced, decode_json, wrap_bytes
 from casam_fed.files import sha256_bytes
 from casam_fed.processes import free_port
 from casam_fed.supervision import Child, Supervisor
@@ -29,6 +29,7 @@ from site_client.home import SiteHome
 from site_client.node import TaskLoop
 from site_client.online import supernode_command
 from site_client.outbox import Outbox
+from site_client.witness import Witness
 
 from .federation import BIN, supervised, wait
 
@@ -199,10 +200,12 @@ class Malicious:
     def __init__(self, hospital, answers) -> None:
         self.home = SiteHome(hospital.home)
         self.welcome = self.home.welcome()
-        self.answers, self.told = list(answers), []
+        self.answers = list(answers)
+        self.witness = Witness(self.home, self.welcome)
 
     def answer(self, message: Message, _context) -> Message:
         kind = message.metadata.message_type
+        asked = decode_json(Request, message.content["payload"]["json"], "the aggregator").logs
         if kind == "query.hello":
             settings = self.home.settings
             hello = Hello(
@@ -213,12 +216,12 @@ class Malicious:
                 {},
                 (),
                 (f"{len(self.answers):064x}",),
+                self.witness.shown(asked),
             )
             return Message(RecordDict(payload_of(hello)), reply_to=message)
         if kind == "train.submit":
             return Message(self.answers.pop(0), reply_to=message)
-        self.told.append(json.loads(message.content["payload"]["json"])["snapshot"])
-        return Message(RecordDict(payload_of(Synced("", ()))), reply_to=message)
+        return Message(RecordDict(payload_of(Synced("", (), self.witness.shown(asked)))), reply_to=message)
 
     @contextlib.contextmanager
     def online(self):
@@ -228,7 +231,8 @@ class Malicious:
             self.home.keys / "supernode.secret",
             {self.welcome.app},
             self.answer,
-            lambda digest: None,
+            refuse=lambda message, digest: pytest.fail("refused"),
+            left=lambda message: None,
         )
         child = Child("supernode", supernode_command(self.home, self.welcome, port), {})
         with Supervisor([child], self.home.path, print):
