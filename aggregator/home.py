@@ -1,7 +1,7 @@
 """The aggregator's folder: one place for its settings, keys, bank, sites and logs.
 
 aggregator.yaml   settings, to be read and edited by a person
-keys/             authority, TLS certificate, signing key, SuperExec secret; 0600
+keys/             authority, TLS certificate, signing key, SuperExec secret, all 0600; signing.pub is for auditors
 app.fab           the one Flower app that sites allow
 audit/            the bank log, which is the truth about the bank, and the checkpoints of every site
 bank/             the layer bank
@@ -222,6 +222,7 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
         create_authority(keys, config.federation, host_and_port(config.address)[0])
         signing = Ed25519PrivateKey.generate()
         write_atomically(keys / "signing.key", private_pem(signing), private=True)
+        write_atomically(keys / "signing.pub", public_pem(signing.public_key()).encode(), private=True)
         write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
         write_atomically(path / "app.fab", build_app())
         bank = LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))

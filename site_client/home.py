@@ -1,7 +1,7 @@
 """A hospital's folder: one place for its settings, keys, outbox, journal and logs. Nothing outside it is written.
 
 site.yaml      settings, to be read and edited by a person
-keys/          signing key, SuperNode key, secret of the SuperNode's local port; 0600
+keys/          signing key, SuperNode key, secret of the SuperNode's local port, all 0600; signing.pub is for auditors
 REQUEST.json   goes to the aggregator's operator
 WELCOME.json   comes back, and is put here
 trusted.json   the aggregator's fingerprint, as a person has confirmed it
@@ -243,6 +243,7 @@ def _write_keys(path: Path, name: str) -> None:
     signing, node = Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())
     openssh = serialization.PrivateFormat.OpenSSH
     write_atomically(keys / "signing.key", private_pem(signing), private=True)
+    write_atomically(keys / "signing.pub", public_pem(signing.public_key()).encode(), private=True)
     plain = serialization.NoEncryption()
     write_atomically(keys / "node.key", node.private_bytes(serialization.Encoding.PEM, openssh, plain), private=True)
     write_atomically(keys / "supernode.secret", secrets.token_hex(32).encode(), private=True)

@@ -46,7 +46,7 @@ class TestCreate:
         names = {path.name for path in made_home.path.iterdir()}
         assert names == {"aggregator.yaml", "audit", "keys", "app.fab", "bank", "probes.safetensors"}
         keys = {path.name for path in made_home.keys.iterdir()}
-        assert keys == {"ca.key", "ca.pem", "server.pem", "signing.key", "superexec.secret"}
+        assert keys == {"ca.key", "ca.pem", "server.pem", "signing.key", "signing.pub", "superexec.secret"}
         bank = LayerBank(made_home.bank)
         assert bank.entries() == []
         assert bank.snapshot().backbone_digest == backbone_card("mini").sha256

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import casam_fed.files
-from casam_fed.audit.keys import fingerprint, public_pem
+from casam_fed.audit.keys import fingerprint, public_key, public_pem
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.enrolment import open_request, welcome_json
 from casam_fed.errors import ConfigError, EnrolmentError, KeyFileError, StorageError
@@ -59,7 +59,9 @@ class TestMaking:
         finally:
             os.umask(old)
         assert modes(tmp_path)["clinic"] == modes(home.path)["keys"] == 0o700
-        assert modes(home.keys) == {"signing.key": 0o600, "node.key": 0o600, "supernode.secret": 0o600}
+        assert modes(home.keys) == dict.fromkeys(["signing.key", "signing.pub", "node.key", "supernode.secret"], 0o600)
+        public = public_key((home.keys / "signing.pub").read_text(), "it")
+        assert fingerprint(public) == fingerprint(home.signing_key().public_key())
 
     def test_nothing_but_what_is_declared_is_in_it(self, tmp_path):
         home = create_site_home(tmp_path / "clinic", SETTINGS)
