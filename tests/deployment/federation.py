@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,18 @@ class Hospital:
     def events(self) -> list[Event]:
         """What the release log says."""
         return list(ReleaseLog(SiteHome(self.home)).events())
+
+    def audited(self) -> str:
+        """Export what an auditor gets, verify it with both verifiers, and return what `casam-audit` printed."""
+        out = self.federation.folder / f"{self.name}-export"
+        shutil.rmtree(out, ignore_errors=True)
+        run("casam-audit", "export", self.home, out)
+        bank, site = (folder / "keys" / "signing.pub" for folder in (self.federation.home, self.home))
+        checked = subprocess.run(
+            ["bash", out / "verify.sh", out, bank, site], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        return run("casam-audit", "verify", out, "--bank-key", bank, "--site-key", site)
 
     def answered(self) -> list[str]:
         """The kinds of messages that were answered, in their order."""

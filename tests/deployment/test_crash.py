@@ -12,13 +12,14 @@ from .federation import kill, lives, supervised, wait
 
 
 def admitted_once(federation, site) -> bool:
-    """Whether the site has one entry, one record of it and one receipt."""
+    """Whether the site has one entry, one record of it, one receipt, and logs that tell of it without a gap."""
     entries = [entry for entry in federation.bank()["entries"] if entry["site"] == site.name]
     records = list((federation.home / "admissions" / site.name).glob("*.json"))
     receipts = [json.loads(path.read_text()) for path in (site.home / "work" / "seed-0" / "receipts").glob("*.json")]
     assert [entry["digest"] for entry in entries] == [receipt["digest"] for receipt in receipts]
     assert [record.stem for record in records] == [receipt["digest"] for receipt in receipts]
     assert [receipt["outcome"] for receipt in receipts] == ["admitted"]
+    assert site.audited().count("admitted") == 1
     return len(entries) == 1
 
 

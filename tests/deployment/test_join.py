@@ -14,7 +14,7 @@ from site_client.site import Site
 from site_client.site_config import SiteConfig
 
 from ..loopback import LoopbackGrid
-from .federation import METHOD, Federation
+from .federation import METHOD, Federation, run
 
 MODALITIES = {"north": "endoscopy", "south": "stained_tissue", "west": "breast_ultrasound"}
 
@@ -90,3 +90,16 @@ def test_only_releases_and_aggregates_went_out_and_the_log_says_so(joined):
         assert kinds.count("train.submit") == 1
         assert set(kinds) <= {"query.hello", "train.submit", "query.sync", "evaluate.stage"}
         assert not any(event.event == "withheld" for event in site.events())
+
+
+def test_an_auditor_can_verify_what_each_end_has_logged(joined):
+    federation, sites, _ = joined
+    for site in sites.values():
+        assert "admitted" in site.audited()
+    out = federation.folder / "bank-export"
+    run("casam-audit", "export", federation.home, out)
+    keys = [word for site in sites.values() for word in ("--site-key", site.home / "keys" / "signing.pub")]
+    bank = federation.home / "keys" / "signing.pub"
+    assert run("casam-audit", "verify", out, "--bank-key", bank, *keys).count("admitted") >= len(sites)
+    first = federation.folder / f"{next(iter(sites))}-export"
+    assert "one history" in run("casam-audit", "diff", first, out)
