@@ -1,0 +1,273 @@
+"""The checks of a log's events against each other, in their order, and of a site's log against the aggregator's.
+
+What is kept while a log goes by is one small record for each release, key, and message on its way.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from casam_fed.audit.check_folder import CheckError
+from casam_fed.audit.event import Event
+
+__all__ = ["BankHistory", "SiteHistory", "check_cross", "check_seen", "follow"]
+
+_ASK = "ask whose log it is what happened there"
+
+
+class History(Protocol):
+    """What becomes of the events of a log."""
+
+    def take(self, event: Event) -> None:
+        """Take the next event, or raise a `CheckError`."""
+
+
+def follow(events: Iterable[Event], history: History) -> None:
+    """Give all events to a history.
+
+    Raises:
+        CheckError: as the events' own checks; then `event-order` or `not-approved`.
+    """
+    first: CheckError | None = None
+    empty = True
+    for event in events:
+        empty = False
+        if first is None:
+            try:
+                history.take(event)
+            except CheckError as error:
+                # What is wrong with a later entry by itself is told before what is wrong with their order.
+                first = error
+    if first is not None:
+        raise first
+    if empty:
+        raise CheckError("event-order", f"a log in the export has no entry, not even its first; {_ASK}")
+
+
+@dataclass
+class SiteHistory:
+    """A site's log.
+
+    Attributes:
+        approvals: release -> the events that approved it.
+        intents: release -> index of the last intent with it.
+        sent: release -> time at which the SuperNode last took it over.
+        payloads: digests of all texts that were about to leave.
+        receipts: all events of that kind.
+    """
+
+    approvals: dict[str, list[Event]] = field(default_factory=dict)
+    intents: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)
+    payloads: dict[str, None] = field(default_factory=dict)
+    receipts: list[Event] = field(default_factory=list)
+    _allowed: set[str] = field(default_factory=set)
+    _waiting: dict[int, tuple[str, frozenset[str]]] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Take the next event.
+
+        Raises:
+            CheckError: `event-order` or `not-approved`.
+        """
+        _check_first(event)
+        release = event.subjects.get("release", "")
+        if event.event == "approved":
+            self.approvals.setdefault(release, []).append(event)
+            self._allowed.add(release)
+        elif event.event == "declined":
+            self._allowed.discard(release)
+        elif event.event == "intent":
+            self._intend(event, release)
+        elif event.event == "sent":
+            self._send(event)
+        elif event.event == "receipt":
+            if release not in self.intents:
+                raise _disorder(event, "is a decision about a release that was never about to leave")
+            self.receipts.append(event)
+
+    def _intend(self, event: Event, release: str) -> None:
+        if release:
+            if release not in self._allowed:
+                raise CheckError(
+                    "not-approved",
+                    f"entry {event.sequence} of the site's log lets release {release[:12]} leave, which nobody had "
+                    f"approved by then; {_ASK}",
+                )
+            self.intents[release] = event.sequence
+        self.payloads[event.subjects["payload"]] = None
+        self._waiting[event.sequence] = (release, frozenset(each["id"] for each in event.facts["objects"]))
+
+    def _send(self, event: Event) -> None:
+        waiting = self._waiting.pop(event.facts["intent"], None)
+        if waiting is None:
+            raise _disorder(event, "says that a message has left which was not about to, or had left before")
+        release, objects = waiting
+        if event.subjects["message"] not in objects:
+            raise _disorder(event, "names another message than the one that was about to leave")
+        if release:
+            self.sent[release] = event.time
+
+
+@dataclass
+class BankHistory:
+    """An aggregator's log.
+
+    Attributes:
+        site: whose decisions are kept; "" for those of all sites.
+        decisions: index -> event, for those of `site`: admitted, quarantined, refused, retired.
+        keys: site -> every key that was ever enrolled for it, the last one last -> index of the entry that first did.
+    """
+
+    site: str = ""
+    decisions: dict[int, Event] = field(default_factory=dict)
+    keys: dict[str, dict[str, int]] = field(default_factory=dict)
+    _entries: list[tuple[str, str, str]] = field(default_factory=list)
+    _in_force: dict[str, int] = field(default_factory=dict)
+    _enrolled: dict[str, str] = field(default_factory=dict)
+    _offered_under: dict[tuple[str, str], str] = field(default_factory=dict)
+    _by: dict[int, str] = field(default_factory=dict)
+
+    def take(self, event: Event) -> None:
+        """Take the next event.
+
+        Raises:
+            CheckError: `event-order`.
+        """
+        _check_first(event)
+        if event.event == "enrolled":
+            key, site = event.subjects["key"], event.facts["site"]
+            self._enrolled[key] = site
+            known = self.keys.setdefault(site, {})
+            known[key] = known.pop(key, event.sequence)
+        elif event.event == "revoked":
+            if self._enrolled.pop(event.subjects["key"], None) != event.facts["site"]:
+                raise _disorder(event, "ends a key that was not enrolled")
+        elif event.event == "admitted":
+            self._admit(event)
+        elif event.event == "retired":
+            self._retire(event)
+        if "release" in event.subjects and self.site in ("", event.facts["site"]):
+            self.decisions[event.sequence] = event
+            self._by[event.sequence] = self._key_of(event)
+
+    def last(self) -> dict[tuple[str, str], Event]:
+        """Return the last decision about each (site, release)."""
+        return {(event.facts["site"], event.subjects["release"]): event for event in self.decisions.values()}
+
+    def admitted(self, key: str = "") -> list[Event]:
+        """Return what was admitted; with a key, only what was offered while that one, or none, was enrolled last."""
+        return [
+            event
+            for index, event in self.decisions.items()
+            if event.event == "admitted" and (not key or self._by[index] in ("", key))
+        ]
+
+    def under_other_keys(self, site: str, key: str) -> dict[str, int]:
+        """Return every other key that was ever enrolled for a site, and how many of its releases were admitted under it."""
+        counts = dict.fromkeys(self.keys.get(site, {}).keys() - {key}, 0)
+        for index, event in self.decisions.items():
+            if event.event == "admitted" and event.facts["site"] == site and self._by[index] in counts:
+                counts[self._by[index]] += 1
+        return counts
+
+    def _admit(self, event: Event) -> None:
+        site, task, number = event.facts["site"], event.facts["task"], event.facts["entry"]
+        if number != len(self._entries):
+            raise _disorder(event, f"makes entry {number} of the bank, which is not the next, {len(self._entries)}")
+        if task in self._in_force:
+            raise _disorder(event, "admits a release for a task that has another in force")
+        self._in_force[task] = number
+        self._entries.append((site, task, event.subjects["release"]))
+
+    def _retire(self, event: Event) -> None:
+        site, task, number = event.facts["site"], event.facts["task"], event.facts["entry"]
+        if self._in_force.get(task) != number or self._entries[number] != (site, task, event.subjects["release"]):
+            raise _disorder(event, "withdraws what is not in force")
+        del self._in_force[task]
+
+    def _key_of(self, event: Event) -> str:
+        """Return the key under which a site had offered a release: a person may admit it after the key has changed."""
+        site, release = event.facts["site"], event.subjects["release"]
+        key = next(reversed(self.keys.get(site, {})), "")
+        if event.event == "quarantined":
+            self._offered_under[site, release] = key
+        if event.event == "admitted" and event.facts["by"] == "person":
+            return self._offered_under.get((site, release), key)
+        return key
+
+
+def check_seen(site: SiteHistory, bank: BankHistory, seen: int) -> None:
+    """Check that the aggregator had seen the site's log up to every release of it that it admitted.
+
+    Args:
+        site, bank: the two logs.
+        seen: entries of the site's log that the aggregator cosigned.
+
+    Raises:
+        CheckError: `cosignature-stale`.
+    """
+    for event in bank.admitted():
+        index = site.intents.get(event.subjects["release"], -1)
+        if index >= seen:
+            raise CheckError(
+                "cosignature-stale",
+                f"the aggregator cosigned {seen} entries of the site's log, and entry {index}, by which an admitted "
+                "release left, is not among them; let the site meet its aggregator once more, and export again",
+            )
+
+
+def check_cross(site: SiteHistory, bank: BankHistory, key: str) -> None:
+    """Check that what the aggregator decided about a site's releases is what the site was told, and had sent.
+
+    What it admitted under an earlier key of the site stands in the log of that key.
+
+    Args:
+        site, bank: the two logs.
+        key: fingerprint of the site's.
+
+    Raises:
+        CheckError: `receipt-decision`, `admitted-not-sent` or `admitted-other`.
+    """
+    for receipt in site.receipts:
+        decision = bank.decisions.get(receipt.facts["decision"])
+        if decision is None or not _is_that(decision, receipt):
+            raise CheckError(
+                "receipt-decision",
+                f"entry {receipt.sequence} of the site's log says {receipt.facts['outcome']}, but entry "
+                f"{receipt.facts['decision']} of the aggregator's log says something else; ask the aggregator's operator",
+            )
+    for event in bank.admitted(key):
+        release = event.subjects["release"]
+        where = f"entry {event.sequence} of the aggregator's log admits release {release[:12]}"
+        if release not in site.intents:
+            raise CheckError(
+                "admitted-not-sent", f"{where}, which never left by the site's log; ask both where it came from"
+            )
+        if not any(_agree(event, approval) for approval in site.approvals.get(release, [])):
+            raise CheckError(
+                "admitted-other", f"{where} by another statement, or of another size, than was approved; ask both why"
+            )
+
+
+def _check_first(event: Event) -> None:
+    if (event.event == "began") != (event.sequence == 0):
+        raise _disorder(event, "is not what a log begins with" if event.sequence == 0 else "begins the log again")
+
+
+def _is_that(decision: Event, receipt: Event) -> bool:
+    # A site that offers a retired release again is told that it is refused.
+    outcome = "refused" if decision.event == "retired" else decision.event
+    return (outcome, decision.subjects["release"]) == (receipt.facts["outcome"], receipt.subjects["release"])
+
+
+def _agree(admitted: Event, approved: Event) -> bool:
+    return (admitted.subjects["statement"], admitted.facts["size"]) == (
+        approved.subjects["statement"],
+        approved.facts["size"],
+    )
+
+
+def _disorder(event: Event, what: str) -> CheckError:
+    whose = "the aggregator's log" if event.log.startswith("casam-fed/bank/") else "the site's log"
+    return CheckError("event-order", f"entry {event.sequence} of {whose} {what}; {_ASK}")
