@@ -170,6 +170,7 @@ def test_a_process_killed_while_changing_the_bank_leaves_one_that_opens(bank):
     done = _run(
         f"""
         import os, signal, time
+        from casam_fed.snapshot import read_snapshot
         from releases import release_bytes
         folder = Path({str(bank.folder)!r})
         release, spleen = parse(release_bytes()), parse(release_bytes("spleen", 1))
@@ -181,7 +182,9 @@ def test_a_process_killed_while_changing_the_bank_leaves_one_that_opens(bank):
                 while True:
                     own.admit(release)
                     own.retire("polyp")
-            time.sleep(0.03 + 0.0017 * number)
+            while len(read_snapshot(folder).entries) < before + 2:
+                time.sleep(0.001)
+            time.sleep(0.0017 * number)
             os.kill(child, signal.SIGKILL)
             assert os.waitpid(child, 0)[1] == signal.SIGKILL
             own = LayerBank(folder)
