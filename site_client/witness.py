@@ -11,7 +11,8 @@ from casam_fed.audit.event import Event, bank_origin, open_event, site_origin
 from casam_fed.audit.event_log import events_of
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.note import Note, check_cosigned, check_signed, cosigned, read_note
-from casam_fed.audit.tiles import Log, parse_bundle
+from casam_fed.audit.tile_layout import parse_bundle
+from casam_fed.audit.tiles import Log
 from casam_fed.bank_log import decision_about, snapshot_of
 from casam_fed.enrolment import Welcome
 from casam_fed.errors import ForkedError, LogError

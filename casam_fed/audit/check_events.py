@@ -3,7 +3,7 @@
 What is kept while a log goes by is one small record for each release, key, and message on its way.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -195,6 +195,34 @@ class BankHistory:
         if event.event == "admitted" and event.facts["by"] == "person":
             return self._offered_under.get((site, release), key)
         return key
+
+
+def check_keys_of_site(bank: BankHistory, site: str, given: Sequence[str]) -> None:
+    """Check that the keys given for a site are its own, and that nothing was admitted in its name under any other.
+
+    Whoever enrols a key of his own for a site can speak in its name: only the site can tell, by handing out the key or not.
+
+    Args:
+        bank: the aggregator's log.
+        site: its name.
+        given: fingerprints, first of the key of its log, then of its earlier ones.
+
+    Raises:
+        CheckError: `key-missing`.
+    """
+    for key in given[1:]:
+        if key not in bank.keys.get(site, {}):
+            raise CheckError(
+                "key-missing",
+                f"the key {key[:12]} was never enrolled for site {site}; give its own keys, and no others",
+            )
+    for key, count in sorted(bank.under_other_keys(site, given[0]).items()):
+        if count and key not in given:
+            raise CheckError(
+                "key-missing",
+                f"the aggregator's log admits {count} in the name of site {site} under the key {key[:12]}; give that key "
+                "after the other if the site says that it was its own, else somebody spoke in its name",
+            )
 
 
 def check_seen(site: SiteHistory, bank: BankHistory, seen: int) -> None:

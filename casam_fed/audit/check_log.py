@@ -18,7 +18,7 @@ from casam_fed.audit.event import PAYLOAD_TYPE, Event, bank_origin, read_event, 
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import HASH_BYTES, HashAt, in_memory, leaf_hash, tree_root
 from casam_fed.audit.note import MAX_NOTE_BYTES, Note, check_cosigned, check_signed, read_note
-from casam_fed.audit.tiles import files_of
+from casam_fed.audit.tile_layout import files_of
 from casam_fed.errors import LogError, NewerFormatError, SignatureError, UnsignedError
 
 __all__ = [

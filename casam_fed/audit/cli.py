@@ -147,7 +147,8 @@ def _add_verify(commands: Any) -> None:
         metavar="FILE",
         action="append",
         default=[],
-        help="a site's public key, PEM, from that site; for the export of a bank once for each site with a release in it",
+        help="a site's public key, PEM, from that site; again for each earlier key of its own, or, for the export of a"
+        " bank, for each site with a release in it",
     )
     _add_json(parser)
 

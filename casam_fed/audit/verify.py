@@ -12,7 +12,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from casam_fed.audit.check_events import BankHistory, SiteHistory, check_cross, check_seen, follow
+from casam_fed.audit.check_events import (
+    BankHistory,
+    SiteHistory,
+    check_cross,
+    check_keys_of_site,
+    check_seen,
+    follow,
+)
 from casam_fed.audit.check_files import check_bank_files, check_keys_given, check_site_files
 from casam_fed.audit.check_folder import GUIDES, CheckError, Folder, Manifest, guide, read_manifest
 from casam_fed.audit.check_log import (
@@ -72,8 +79,8 @@ def verify(export: Path, bank_key: Path, site_keys: Sequence[Path]) -> Report:
     Args:
         export: folder that casam-audit export has made.
         bank_key: file with the aggregator's public key, PEM.
-        site_keys: files with sites' public keys; for the export of a site exactly its own, for that of a bank those of all
-            sites with a release in it.
+        site_keys: files with sites' public keys; for the export of a site first the one of its log, then its earlier ones
+            if it had any, for that of a bank those of all sites with a release in it.
     """
     report = Report()
     try:
@@ -115,11 +122,9 @@ def _key(path: Path, owner: str) -> Ed25519PublicKey:
 def _verify_site(
     report: Report, folder: Folder, manifest: Manifest, bank_key: Ed25519PublicKey, keys: dict[str, Ed25519PublicKey]
 ) -> None:
-    if len(keys) != 1:
-        raise CheckError(
-            "key-missing", f"give the public key of site {manifest.site}, and of no other site (--site-key FILE, once)"
-        )
-    ((print_of_key, site_key),) = keys.items()
+    if not keys:
+        raise CheckError("key-missing", f"give the public key of site {manifest.site} (--site-key FILE)")
+    print_of_key, site_key = next(iter(keys.items()))
     bank = BankHistory(manifest.site)
     bank_tree = _log(report, folder, manifest, "bank", bank_key, bank)
     own = origin_of("site", manifest, site_key)
@@ -128,14 +133,14 @@ def _verify_site(
     site_tree = _log(report, folder, manifest, "site", site_key, site)
     site_seen = check_witnessed(folder, site_tree, site_key, "bank", origin_of("bank", manifest, bank_key), bank_key)
     check_seen(site, bank, site_seen[0])
+    check_keys_of_site(bank, manifest.site, list(keys))
     check_site_files(folder, site, manifest, site_key)
     check_receipts(folder, site, bank_tree, bank_key)
     check_cross(site, bank, print_of_key)
     report.releases = _releases_of_site(site)
-    # Whoever enrols a key of his own for a site can speak in its name: only the site can tell.
     report.notes = [
-        f"the aggregator's log enrols another key for this site, {key[:12]}, and {count} admitted under it: ask the site "
-        "whether it is its own, and for the log of it"
+        f"the aggregator's log enrols another key for this site, {key[:12]}, and {count} admitted under it: their releases "
+        "stand in the log of that key"
         for key, count in sorted(bank.under_other_keys(manifest.site, print_of_key).items())
     ]
     receipts = len(site.receipts)

@@ -19,7 +19,8 @@ from casam_fed.audit.keys import fingerprint, public_pem
 from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
 from casam_fed.audit.note import check_cosigned, check_signed, cosigned, read_note
 from casam_fed.audit.statement import Statement, sign_statement
-from casam_fed.audit.tiles import Log, parse_bundle
+from casam_fed.audit.tile_layout import parse_bundle
+from casam_fed.audit.tiles import Log
 from casam_fed.bank_log import snapshot_of
 from casam_fed.enrolment import EnrolmentRequest
 from casam_fed.evaluation_report import RouteReport

@@ -1,7 +1,7 @@
 """Audit exports made of nothing: two hospitals and an aggregator that never were, with real keys, logs, releases.
 
-`drafted` says what a good export holds before anything is signed, `written` signs and writes it. What a dishonest owner of a
-log would do is done to the draft, what an outsider would do to the folder. The same draft gives the same bytes.
+`drafted` says what a good export holds before anything is signed, `written` signs and writes it. What a dishonest owner
+of a log would do is done to the draft, what an outsider would do to the folder. The same draft gives the same bytes.
 """
 
 import json

@@ -190,7 +190,8 @@ def test_a_good_export_is_verified(made, capsys, kind):
 
 
 @pytest.mark.parametrize(
-    ("defect", "word"), [("release changed", "failed"), ("release missing", "incomplete"), ("smuggled file", "failed")]
+    ("defect", "word"),
+    [("release changed", "failed"), ("release missing", "incomplete"), ("smuggled extra file", "failed")],
 )
 def test_what_is_wrong_is_told_in_one_line(tmp_path, capsys, defect, word):
     case = DEFECTS[defect]

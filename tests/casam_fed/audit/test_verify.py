@@ -368,13 +368,17 @@ def test_no_change_of_keys_hides_what_a_site_never_sent(events):
     assert error.value.code == "admitted-not-sent"
 
 
-def test_a_key_that_somebody_enrols_in_the_name_of_a_site_is_told(tmp_path):
+def test_a_key_that_somebody_enrols_in_the_name_of_a_site_is_found_by_what_it_admits(tmp_path):
     draft = drafted("site")
     draft.append("bank", "enrolled", {"key": print_of(BANK)}, {"site": SITE})
+    (tmp_path / "enrolled").mkdir()
+    report = verified(tmp_path / "enrolled", draft)
+    assert (report.result, len(report.notes)) == ("verified", 1)
+    assert f"another key for this site, {print_of(BANK)[:12]}, and 0 admitted under it" in report.notes[0]
     draft.append("bank", "admitted", *decided(made("tumour", SITE, BANK), entry=3, by="rule"))
     report = verified(tmp_path, draft)
-    assert (report.result, len(report.notes)) == ("verified", 1)
-    assert f"another key for this site, {print_of(BANK)[:12]}, and 1 admitted under it" in report.notes[0]
+    assert (report.result, report.code, report.exit_code) == ("incomplete", "key-missing", 2)
+    assert "else somebody spoke in its name" in report.sentence
 
 
 def test_a_key_that_is_enrolled_once_more_is_the_last_one():
