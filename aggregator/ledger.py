@@ -17,9 +17,11 @@ from casam_fed import __version__
 from casam_fed.audit.event import Event, bank_origin
 from casam_fed.audit.event_log import append_event, begin_log, events_of, open_log
 from casam_fed.audit.keys import fingerprint
+from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.audit.tiles import Log
 from casam_fed.bank_log import decision_about, snapshot_of
+from casam_fed.errors import LogError
 from casam_fed.files import sha256_bytes, write_atomically
 from casam_fed.snapshot import Entry, Snapshot
 
@@ -120,6 +122,20 @@ class Ledger:
             BankError, LogError, SignatureError: the log contradicts itself or is damaged.
         """
         return snapshot_of(self.events())
+
+    def check_whole(self) -> int:
+        """Read all entries, check that they are those of the checkpoint, and return how many they are.
+
+        Raises:
+            LogError: they are not.
+        """
+        log = self.log()
+        leaves = [leaf_hash(entry) for entry in log.entries()]
+        if tree_root(len(leaves), in_memory(leaves)) != log.checkpoint.root:
+            raise LogError(
+                f"the entries of the log {log.folder} are not those of its checkpoint; restore it from a copy"
+            )
+        return log.size
 
     def open_bank(self) -> "LayerBank":
         """Return the bank, in line with the log.

@@ -75,7 +75,8 @@ def _keys(home: SiteHome) -> Finding:
         home.signing_key()
     except CasamError as error:
         return Finding("keys", "wrong", "unusable", str(error))
-    open_to_others = [path.name for path in home.keys.iterdir() if path.stat().st_mode & 0o077]
+    secrets = [path for path in home.keys.iterdir() if path.suffix != ".pub"]
+    open_to_others = [path.name for path in secrets if path.stat().st_mode & 0o077]
     if open_to_others:
         return Finding("keys", "wrong", f"others can read {', '.join(open_to_others)}", f"chmod 600 {home.keys}/*")
     return Finding("keys", "ok", "only this user can read them")

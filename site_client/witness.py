@@ -96,7 +96,12 @@ class Witness:
         check_signed(note, self.home.signing_key().public_key())
         check_cosigned(note, self._origin, self.welcome.key)
         if note.checkpoint.size > own.size or own.root(note.checkpoint.size) != note.checkpoint.root:
-            raise LogError("the aggregator cosigned a release log that is not this one; restore audit/ from a copy")
+            raise self._stopped(
+                ForkedError(
+                    f"the aggregator has cosigned {note.checkpoint.size} entries of this site's release log, and here is "
+                    f"another, of {own.size}; put the newest copy of audit/ back, or make new keys with casam-site rotate"
+                )
+            )
         known = own.witnessed(_BANK)
         if known is None or known.checkpoint.size <= note.checkpoint.size:
             own.keep_witnessed(_BANK, note)
@@ -114,14 +119,15 @@ class Witness:
             else:
                 Log.mirror(self.folder, entries, note)
         except ForkedError as error:
-            # An aggregator that does that once is not asked again by itself.
-            write_atomically(self.home.stopped, str(error).encode())
-            raise
+            raise self._stopped(error) from error
         mirror = Log(self.folder)
-        key = self.home.signing_key()
-        name = self.home.settings.name
-        own = site_origin(name, fingerprint(key.public_key()))
-        mirror.keep_witnessed(name, cosigned(note, own, key, int(time.time())))
+        note = cosigned(note, self._own_origin(), self.home.signing_key(), int(time.time()))
+        mirror.keep_witnessed(self.home.settings.name, note)
+
+    def _stopped(self, error: ForkedError) -> ForkedError:
+        """Let the site stop: what is wrong now does not mend itself, and a person has to know of it."""
+        write_atomically(self.home.stopped, str(error).encode())
+        return error
 
     def _check_entries(self, entries: Sequence[bytes], start: int) -> None:
         keys = {self.welcome.fingerprint: self.welcome.key}
@@ -131,8 +137,13 @@ class Witness:
                 raise LogError(f"entry {index} of {_OWNER} was written for another place; ask its operator why")
 
     def _cosigned(self) -> str:
+        """Return the newest checkpoint of the bank log that this site cosigned; none until its present key has."""
         note = Log(self.folder).witnessed(self.home.settings.name) if self._size() else None
-        return note.data.decode() if note else ""
+        own = self._own_origin()
+        return note.data.decode() if note and any(signature.name == own for signature in note.signatures) else ""
+
+    def _own_origin(self) -> str:
+        return site_origin(self.home.settings.name, fingerprint(self.home.signing_key().public_key()))
 
     def _size(self) -> int:
         return Log(self.folder).size if (self.folder / "checkpoint").exists() else 0

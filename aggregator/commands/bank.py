@@ -115,7 +115,7 @@ def verify_command(folder: Path, as_json: bool) -> None:
         )
     for entry in bank.entries():
         bank.load(entry.task)
-    entries = ledger.log().size
+    entries = ledger.check_whole()
     facts = {"digest": told.digest, "entries": len(bank.entries()), "log": entries, "verified": True}
     sentence = f"{len(bank.entries())} entries verified, bank {told.digest}, by the {entries} entries of its log"
     click.echo(json.dumps(facts) if as_json else sentence)

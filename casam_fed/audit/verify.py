@@ -127,8 +127,7 @@ def _verify_site(
     print_of_key, site_key = next(iter(keys.items()))
     bank = BankHistory(manifest.site)
     bank_tree = _log(report, folder, manifest, "bank", bank_key, bank)
-    own = origin_of("site", manifest, site_key)
-    bank_seen = check_witnessed(folder, bank_tree, bank_key, manifest.site, own, site_key)
+    bank_seen = _check_witness(folder, bank_tree, bank_key, manifest.site, list(keys.values()))
     site = SiteHistory()
     site_tree = _log(report, folder, manifest, "site", site_key, site)
     site_seen = check_witnessed(folder, site_tree, site_key, "bank", origin_of("bank", manifest, bank_key), bank_key)
@@ -190,6 +189,20 @@ def _log(
     return tree
 
 
+def _check_witness(
+    folder: Folder, tree: Tree, bank_key: Ed25519PublicKey, site: str, keys: Sequence[Ed25519PublicKey]
+) -> tuple[int, str]:
+    """Check what a site has cosigned of the bank log, by the first of its keys that did; return how much, and when."""
+    for key in keys[:-1]:
+        try:
+            return check_witnessed(folder, tree, bank_key, site, site_origin(site, fingerprint(key)), key)
+        except CheckError as error:
+            # A site that has changed its keys cosigns with the newest.
+            if error.code != "cosignature-key":
+                raise
+    return check_witnessed(folder, tree, bank_key, site, site_origin(site, fingerprint(keys[-1])), keys[-1])
+
+
 def _check_witnesses(
     folder: Folder, tree: Tree, bank: BankHistory, bank_key: Ed25519PublicKey, keys: dict[str, Ed25519PublicKey]
 ) -> tuple[dict[str, tuple[int, str]], list[str]]:
@@ -204,14 +217,8 @@ def _check_witnesses(
             continue
         if not given:
             notes.append(f"{path} was not checked, for want of that site's key")
-        # A site that has changed its keys has cosigned with the newest that it had by then.
-        for key in reversed(given):
-            try:
-                seen[site] = check_witnessed(folder, tree, bank_key, site, site_origin(site, key), keys[key])
-                break
-            except CheckError as error:
-                if error.code != "cosignature-key" or key == given[0]:
-                    raise
+            continue
+        seen[site] = _check_witness(folder, tree, bank_key, site, [keys[key] for key in reversed(given)])
     if not seen:
         raise CheckError(
             "cosignature-missing",

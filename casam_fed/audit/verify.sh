@@ -37,7 +37,7 @@ work=
 on_exit() {
   [[ -z $work ]] || rm -rf -- "$work"
   [[ -n $concluded ]] && return
-  printf 'failed [internal]: this program stopped before it had checked everything; see above, and try casam-audit\n'
+  printf 'failed [internal]: this program stopped before all was checked; see above, and try casam-audit\n' >&9
   exit 1
 }
 
@@ -50,7 +50,7 @@ stop() {  # CODE SENTENCE
   local word=failed status=1
   if [[ $INCOMPLETE == *" $1"[$' \n']* ]]; then word=incomplete status=2; fi
   concluded=yes
-  printf '%s [%s]: %s\n' "$word" "$1" "${2//[^ -~]/?}"
+  printf '%s [%s]: %s\n' "$word" "$1" "${2//[^ -~]/?}" >&9
   exit "$status"
 }
 
@@ -829,10 +829,12 @@ check_witness() {  # LOG FILE OWNER_KEY_NUMBER WITNESS_NAME WITNESS_KEY_NUMBER..
 # The bank log in a site's export: the site's own cosignature. In a bank's: that of every site whose key is given.
 check_bank_witnesses() {
   local name print key
-  local -a sorted given
+  local -a sorted given=()
   if [[ $kind == site ]]; then
     need "bank/witnessed/$site" cosignature-missing "the site"
-    check_witness bank "bank/witnessed/$site" 0 "casam-fed/site/$site" 1
+    # A site that has changed its keys cosigns with the newest.
+    for (( key = 1; key < ${#key_prints[@]}; key++ )); do given+=("$key"); done
+    check_witness bank "bank/witnessed/$site" 0 "casam-fed/site/$site" "${given[@]}"
     return
   fi
   cosigned_size=
@@ -994,8 +996,8 @@ check_keys_of_site() {
     event_at bank "$index"
     under=${admitted_under[$index]%% *}
     [[ $e_site == "$site" && -n $under && " ${key_prints[*]:1} " != *" $under "* ]] || continue
-    stop key-missing "entry $index of the bank log admits a release of $site under the key ${under:0:12}; give it after \
-the others if the site says that it is its own, else somebody spoke in its name"
+    stop key-missing "entry $index of the bank log admits a release of $site under the key ${under:0:12}; give it \
+after the others if the site says that it is its own, else somebody spoke in its name"
   done
 }
 
@@ -1270,6 +1272,8 @@ count_again() {
 }
 
 main() {
+  # Whoever ends this program may do so while stdout is led elsewhere.
+  exec 9>&1
   trap on_exit EXIT
   trap 'exit 1' HUP INT TERM
   (( $# >= 2 )) || usage

@@ -33,9 +33,8 @@ def status(folder: Path, as_json: bool) -> None:
     click.echo(f"decision     {facts['decision'] or 'none'}")
     click.echo(f"bank         {facts['bank'] or 'none fetched'}")
     sent = facts["sent"]
-    click.echo(
-        f"sent         {sent['messages']} messages, {sent['bytes']:,} bytes; casam-audit show {folder} lists them"
-    )
+    listed = f"; casam-audit show {folder} lists them" if sent["messages"] else ""
+    click.echo(f"sent         {sent['messages']} messages, {sent['bytes']:,} bytes{listed}")
     click.echo(f"Next: casam-site {facts['next']} {folder}")
 
 

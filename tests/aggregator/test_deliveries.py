@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator import delivery, ledger
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver, evaluate
-from aggregator.home import Home
+from aggregator.home import Home, welcome_of
 from aggregator.ledger import Ledger
-from aggregator.sites import enrol, revoke
+from aggregator.sites import enrol, revoke, rotate
 from aggregator.witness import Witness
 from casam_fed import bank
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.bank import LayerBank
+from casam_fed.enrolment import open_request, welcome_json
 from casam_fed.errors import BankError, StorageError
 from casam_fed.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
 from casam_fed.files import write_atomically
@@ -25,7 +26,7 @@ from casam_fed.release import parse
 from casam_fed.segmenter import Segmenter, bank_router
 from casam_fed.snapshot import read_snapshot
 from site_client.deployed import DeployedSite
-from site_client.home import SiteHome
+from site_client.home import SiteHome, renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
 
@@ -302,6 +303,23 @@ def test_a_revoked_key_no_longer_signs(home, sites):
     assert "no key in force" in results["north"].error
     assert Outbox(sites["north"]).undecided()
     assert read_snapshot(home.bank).entries == ()
+
+
+def test_a_site_that_has_changed_its_keys_is_served_and_begins_a_log(home, sites):
+    site = sites["north"]
+    delivered(home, site)
+    evaluate(grid_of(site), home, {"north": 1}, lambda text: None)
+    renew_keys(site)
+    request = open_request(site.request.read_bytes())
+    rotate(home.sites, request)
+    Ledger(home).note_keys()
+    (site.path / "WELCOME.json").write_bytes(welcome_json(welcome_of(home, request)))
+    again = delivered(home, SiteHome(site.path), sites["south"])
+    assert (again["north"].error, again["south"].error) == ("", "")
+    evaluate(grid_of(site), home, {"north": 1}, lambda text: None)
+    assert bank_at(site) == read_snapshot(home.bank).digest
+    assert Ledger(home).log().witnessed("north").checkpoint.size == Ledger(home).log().size
+    assert ReleaseLog(site).log().witnessed("bank") is not None
 
 
 def test_a_site_whose_log_forks_is_not_served_again(home, sites):

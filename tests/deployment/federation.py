@@ -119,17 +119,29 @@ class Hospital:
         """What the release log says."""
         return list(ReleaseLog(SiteHome(self.home)).events())
 
-    def audited(self) -> str:
-        """Export what an auditor gets, verify it with both verifiers, and return what `casam-audit` printed."""
+    def rotate(self) -> None:
+        """Make new keys and have them enrolled."""
+        printed = self.run("rotate", "--yes")
+        self.fingerprint = re.search(r"^  ((?:[0-9a-f]{4} ){15}[0-9a-f]{4})$", printed, re.MULTILINE)[1]
+        request = self.home / "REQUEST.json"
+        self.federation.aggregator("rotate", self.federation.home, request, "--fingerprint", self.fingerprint)
+
+    def audited(self, *keys: Path, log: str = "") -> str:
+        """Export what an auditor gets, verify it with both verifiers, and return what `casam-audit` printed.
+
+        `keys` are the site's, in the order in which they are given, its present one by default; `log` chooses its log.
+        """
         out = self.federation.folder / f"{self.name}-export"
         shutil.rmtree(out, ignore_errors=True)
-        run("casam-audit", "export", self.home, out)
-        bank, site = (folder / "keys" / "signing.pub" for folder in (self.federation.home, self.home))
+        run("casam-audit", "export", self.home, out, *(["--key", log] if log else []))
+        bank = self.federation.home / "keys" / "signing.pub"
+        site = keys or (self.home / "keys" / "signing.pub",)
         checked = subprocess.run(
-            ["bash", out / "verify.sh", out, bank, site], capture_output=True, text=True, check=False
+            ["bash", out / "verify.sh", out, bank, *site], capture_output=True, text=True, check=False
         )
         assert checked.returncode == 0, checked.stdout + checked.stderr
-        return run("casam-audit", "verify", out, "--bank-key", bank, "--site-key", site)
+        given = [word for key in site for word in ("--site-key", key)]
+        return run("casam-audit", "verify", out, "--bank-key", bank, *given)
 
     def answered(self) -> list[str]:
         """The kinds of messages that were answered, in their order."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from aggregator.stages import StreamPlan, run_stream
+from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.backbone.background import background_of
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import PhantomData
@@ -103,3 +104,14 @@ def test_an_auditor_can_verify_what_each_end_has_logged(joined):
     assert run("casam-audit", "verify", out, "--bank-key", bank, *keys).count("admitted") >= len(sites)
     first = federation.folder / f"{next(iter(sites))}-export"
     assert "one history" in run("casam-audit", "diff", first, out)
+
+
+def test_a_site_with_new_keys_goes_on_and_an_auditor_follows_both(joined):
+    _, sites, _ = joined
+    site = sites["west"]
+    earlier = public_key((site.home / "keys" / "signing.pub").read_text(), "west")
+    site.rotate()
+    assert "stage" in site.run("sync", "--yes")
+    new, old = site.home / "keys" / "signing.pub", site.home / "keys-old-1" / "signing.pub"
+    site.audited(new, old)
+    assert "admitted" in site.audited(old, new, log=fingerprint(earlier)[:12])

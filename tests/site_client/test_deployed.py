@@ -21,6 +21,7 @@ from casam_fed.exchange import EVALUATE_STAGE, HELLO, LOG, SUBMIT, SYNC, Logs, R
 from casam_fed.files import sha256_bytes
 from casam_fed.release import parse
 from site_client.deployed import DeployedSite
+from site_client.home import renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
 from site_client.site import Site
@@ -361,16 +362,38 @@ class TestSync:
     def test_a_cosignature_that_is_not_the_aggregators_or_not_of_this_log_is_not_kept(self, site, banks, tmp_path):
         site.ask(HELLO)
         own, bank = ReleaseLog(site.home).log(), log_of(banks[0]).origin
-        foreign = Checkpoint(own.checkpoint.origin, own.size, bytes(32))
         for note in (
             cosigned(own.note, bank, OTHER, 1),
             own.note,
-            cosigned(sign_checkpoint(foreign, site.home.signing_key()), bank, AGGREGATOR, 1),
             cosigned(sign_checkpoint(own.checkpoint, OTHER), bank, AGGREGATOR, 1),
         ):
             answer = site.ask(HELLO, Request(0, logs=Logs(witnessed=note.data.decode())))
             assert answer["error"] in ("LogError", "UnsignedError")
             assert ReleaseLog(site.home).log().witnessed("bank") is None
+        assert not site.home.stopped.exists()
+
+    @pytest.mark.parametrize("size", [1, 9])
+    def test_a_release_log_that_was_put_back_from_an_old_copy_stops_the_site(self, site, banks, size):
+        """By its own signature there was another log, or a longer one."""
+        site.ask(HELLO)
+        own, bank = ReleaseLog(site.home).log(), log_of(banks[0]).origin
+        lost = sign_checkpoint(Checkpoint(own.checkpoint.origin, size, bytes(32)), site.home.signing_key())
+        note = cosigned(lost, bank, AGGREGATOR, 1)
+        assert site.ask(HELLO, Request(0, logs=Logs(witnessed=note.data.decode()))) == {"error": "ForkedError"}
+        assert "put the newest copy of audit/ back" in site.home.stopped.read_text()
+
+    def test_after_a_change_of_keys_the_bank_log_is_cosigned_anew(self, site, banks):
+        site.sync(log_of(banks[1]), objects_of(banks[1]))
+        renew_keys(site.home)
+        give_welcome(site.home)
+        renewed = Asked(site.home)
+        shown = Logs(**renewed.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        assert (shown.witnessed, shown.size) == ("", len(log_of(banks[1]).entries))
+        renewed.sync(log_of(banks[2]), objects_of(banks[2]))
+        shown = Logs(**renewed.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        key = site.home.signing_key().public_key()
+        origin = read_note(shown.checkpoint.encode(), "clinic").checkpoint.origin
+        check_cosigned(read_note(shown.witnessed.encode(), "clinic"), origin, key)
 
     def test_a_bank_of_another_backbone_is_refused(self, site, banks):
         """Also by a site that holds no bank yet, and so has nothing to compare with."""

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -361,6 +362,45 @@ def test_the_script_leaves_nothing_behind(tmp_path):
     assert by_script(arguments, TMPDIR=str(tmp_path / "temporary")).returncode == 0
     assert by_script([tmp_path / "keys", *arguments[1:]], TMPDIR=str(tmp_path / "temporary")).returncode == 2
     assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_script_that_is_ended_says_that_it_verified_nothing(tmp_path):
+    written(drafted("bank"), tmp_path / "export")
+    write_keys(tmp_path / "keys")
+    for name in ("bin", "temporary"):
+        (tmp_path / name).mkdir()
+    started = tmp_path / "started"
+    slow = f'#!/bin/sh\n[ "$1" = version ] && echo OpenSSL 3.0.0 && exit\ntouch {started}\nsleep 0.5\n'
+    (tmp_path / "bin/openssl").write_text(slow)
+    (tmp_path / "bin/openssl").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(tmp_path / "temporary")}
+    arguments = ["bash", SCRIPT, tmp_path / "export", *(tmp_path / "keys" / f"{name}.pem" for name in GIVEN["bank"])]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
+        while not started.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.startswith("failed [internal]: ")
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_the_script_that_cannot_speak_does_not_succeed(tmp_path):
+    written(drafted("bank"), tmp_path / "export")
+    write_keys(tmp_path / "keys")
+    arguments = ["bash", SCRIPT, tmp_path / "export", *(tmp_path / "keys" / f"{name}.pem" for name in GIVEN["bank"])]
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(arguments, stdout=full, stderr=subprocess.DEVNULL, check=False, timeout=300)
+    assert run.returncode == 1
+
+
+def test_odd_names_of_folders_do_no_harm(tmp_path):
+    case = tmp_path / 'a b\n"$(c)'
+    written(drafted("bank"), case / "export")
+    write_keys(case / "keys")
+    keys = [case / "keys" / f"{name}.pem" for name in GIVEN["bank"]]
+    assert code_of(by_script([case / "export", *keys], TMPDIR=str(case))) == ""
 
 
 def test_the_script_that_comes_with_an_export_is_the_same(tmp_path):
