@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from casam_fed.backbone.catalogue import Geometry
 from casam_fed.backbone.model import Backbone, load_backbone
@@ -22,15 +24,26 @@ TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares fixtures or processes where tests are spread over cores; the longest start first."""
-    groups = {item: _group(item.path.relative_to(TESTS)) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))
+    """Let the longest start first."""
+    items.sort(key=lambda item: (*TOGETHER, "").index(_group(item.nodeid) if _group(item.nodeid) in TOGETHER else ""))
 
 
-def _group(path: Path) -> str:
-    return path.parts[0] if path.parts[0] in TOGETHER else str(path)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep together what shares fixtures or processes where tests are spread over cores."""
+    return _ByGroup(config, log)
+
+
+class _ByGroup(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def _group(nodeid: str) -> str:
+    """Return the folder of a test where that stays together, else its file."""
+    path = nodeid.partition("::")[0]
+    folder = Path(path).relative_to(TESTS.name).parts[0]
+    return folder if folder in TOGETHER else path
 
 
 @pytest.fixture(scope="session")
