@@ -3,13 +3,16 @@
 A stock SuperNode installs and runs whatever app bundle arrives. This loop takes its place (`flower-supernode --isolation
 process`): it never unpacks a bundle. A task whose bundle is not on the site's list is answered with an error, because a
 task that is merely dropped would block the SuperNode for ever. All that is private in Flower and used by a site stands in
-this file; tests/deployment is its contract.
+this file and in site_client/wire.py; tests/deployment is its contract.
 """
 
 import hashlib
+import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -19,6 +22,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -32,6 +36,8 @@ __all__ = ["Answer", "TaskLoop"]
 
 Answer = Callable[[Message, Context], Message]
 """What the site does with a message of an app it allows; it must not raise."""
+
+log = logging.getLogger("site_client")
 
 _POLL_S = 0.25
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
@@ -56,6 +62,7 @@ class TaskLoop:
     answer: Answer
     refuse: Callable[[Message, str], Message]
     left: Callable[[Message], None]
+    _one_at_a_time: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self) -> None:
         """Answer tasks for ever; a SuperNode that is away for a while is waited for."""
@@ -69,10 +76,21 @@ class TaskLoop:
             try:
                 found = client.AcquireTask(wanted)
                 if found.HasField("task") and found.token:
-                    self._settle(found.token)
+                    # Where a run ends while its message is on the way, its task waits for hours; the next must not.
+                    threading.Thread(target=self._settle_or_end, args=(found.token,), daemon=True).start()
             except httpx.HTTPError:
                 time.sleep(1.0)
             time.sleep(_POLL_S)
+
+    def _settle_or_end(self, token: str) -> None:
+        """Settle a task; what nobody has foreseen ends this process, which is then started again with its SuperNode."""
+        try:
+            self._settle(token)
+        except (httpx.HTTPError, ObjectPullError) as error:
+            log.info("a task could not be settled: %s", error)
+        except BaseException:
+            log.exception("a task could not be settled")
+            os._exit(1)
 
     def _settle(self, token: str) -> None:
         client = self._client(RuntimeTokenHttpInterceptor(token))
@@ -80,18 +98,21 @@ class TaskLoop:
         heartbeat.start()
         try:
             message, context, _, fab = pull_task_input(client)
-            digest = hashlib.sha256(fab.content).hexdigest()
-            if digest in self.allowed:
-                reply, status, details = self.answer(message, context), SubStatus.COMPLETED, ""
-            else:
-                details = "this site does not allow that app"
-                reply, status = self.refuse(message, digest), SubStatus.FAILED
-            push_message(client, reply, context)
-            self.left(reply)
-            push_task_output(client, context, status, details)
+            with self._one_at_a_time:
+                self._answer(client, message, context, hashlib.sha256(fab.content).hexdigest())
         finally:
             heartbeat.stop()
             client.close()
+
+    def _answer(self, client: RuntimeHttpClient, message: Message, context: Context, digest: str) -> None:
+        if digest in self.allowed:
+            reply, status, details = self.answer(message, context), SubStatus.COMPLETED, ""
+        else:
+            details = "this site does not allow that app"
+            reply, status = self.refuse(message, digest), SubStatus.FAILED
+        push_message(client, reply, context)
+        self.left(reply)
+        push_task_output(client, context, status, details)
 
     def _client(self, credential: object) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
