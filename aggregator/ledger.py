@@ -19,10 +19,11 @@ from casam_fed.audit.event_log import append_event, begin_log, events_of, open_l
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
+from casam_fed.audit.tile_layout import bundle_bytes, bundle_of
 from casam_fed.audit.tiles import Log
-from casam_fed.bank_log import decision_about, snapshot_of
+from casam_fed.bank_log import snapshot_of
 from casam_fed.errors import LogError
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.files import keep_by_digest
 from casam_fed.snapshot import Entry, Snapshot
 
 if TYPE_CHECKING:
@@ -103,17 +104,17 @@ class Ledger:
             LogError: as `log`.
         """
         log = self.log()
-        parts: list[bytes] = []
+        sent: list[bytes] = []
         size = 0
         for entry in log.entries(min(start, end), end):
-            if parts and size + 2 + len(entry) > _TAIL_BYTES:
+            size += bundle_bytes([entry])
+            if sent and size > _TAIL_BYTES:
                 break
-            parts.append(len(entry).to_bytes(2, "big") + entry)
-            size += len(parts[-1])
-        reached = min(start, end) + len(parts)
+            sent.append(entry)
+        reached = min(start, end) + len(sent)
         checkpoint = Checkpoint(log.checkpoint.origin, reached, log.root(reached))
         note = sign_checkpoint(checkpoint, self._key)
-        return Tail(note.data.decode(), b"".join(parts), reached, reached == end)
+        return Tail(note.data.decode(), bundle_of(sent), reached, reached == end)
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot that the log leads to.
@@ -147,10 +148,6 @@ class Ledger:
         from casam_fed.bank import LayerBank
 
         return LayerBank.restore(self.home.bank, self.snapshot())
-
-    def decision(self, release: str, site: str) -> Event | None:
-        """Return the last decision about a site's release."""
-        return decision_about(self.events(), release, site)
 
     def admitted(self, entry: Entry, statement: bytes, code: str, by: str) -> int:
         """Log that a release became an entry, by "rule" or by a "person"; return the index in the log."""
@@ -194,11 +191,7 @@ class Ledger:
 
     def _kept(self, statement: bytes) -> str:
         """Keep a signed statement, and return its digest."""
-        digest = sha256_bytes(statement)
-        path: Path = self.home.audit / "statements" / f"{digest}.json"
-        if not path.exists():
-            write_atomically(path, statement, private=True)
-        return digest
+        return keep_by_digest(self.home.audit / "statements", statement)
 
 
 def _facts(site: str, task: str, size: int, code: str) -> dict[str, Any]:

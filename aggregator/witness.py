@@ -76,7 +76,7 @@ class Witness:
     def _keep_cosigned(self, site: str, pair: KeyPair, note: Note, bank_log: Log) -> None:
         check_signed(note, self._key.public_key())
         check_cosigned(note, site_origin(site, pair.fingerprint), pair.public)
-        if note.checkpoint.size > bank_log.size or bank_log.root(note.checkpoint.size) != note.checkpoint.root:
+        if not bank_log.has_seen(note):
             raise ForkedError(
                 f"site {site} has seen another bank log than the one here; restore audit/ and bank/ from a newer copy"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from casam_fed.errors import StorageError
 
-__all__ = ["as_storage_error", "cache_dir", "sha256_bytes", "sha256_file", "write_atomically"]
+__all__ = ["as_storage_error", "cache_dir", "keep_by_digest", "sha256_bytes", "sha256_file", "write_atomically"]
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -49,6 +49,19 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
                 os.unlink(temporary)
             raise
         _sync_folder(path.parent)
+
+
+def keep_by_digest(folder: Path, data: bytes) -> str:
+    """Keep `data` for this user alone as FOLDER/SHA256.json, where it is not there already, and return the digest.
+
+    Raises:
+        StorageError: as `write_atomically`.
+    """
+    digest = sha256_bytes(data)
+    path = folder / f"{digest}.json"
+    if not path.exists():
+        write_atomically(path, data, private=True)
+    return digest
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ crashes in between, the log tells what may have left.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from casam_fed import __version__
@@ -22,7 +21,7 @@ from casam_fed.audit.statement import Statement
 from casam_fed.audit.tiles import Log
 from casam_fed.card import Card, card_json
 from casam_fed.exchange import Receipt
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.files import keep_by_digest, sha256_bytes
 from site_client.home import SiteHome
 
 __all__ = ["Leaving", "ReleaseLog"]
@@ -148,8 +147,4 @@ class ReleaseLog:
 
     def _kept(self, folder: str, data: bytes) -> str:
         """Keep the bytes that an event speaks of, and return their digest."""
-        digest = sha256_bytes(data)
-        path: Path = self.home.audit / folder / f"{digest}.json"
-        if not path.exists():
-            write_atomically(path, data, private=True)
-        return digest
+        return keep_by_digest(self.home.audit / folder, data)

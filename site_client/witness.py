@@ -5,10 +5,9 @@ shows less, or something else, is not believed again until a person has looked i
 """
 
 import time
-from collections.abc import Sequence
 
-from casam_fed.audit.event import Event, bank_origin, open_event, site_origin
-from casam_fed.audit.event_log import events_of
+from casam_fed.audit.event import Event, bank_origin, site_origin
+from casam_fed.audit.event_log import events_of, opened
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.note import Note, check_cosigned, check_signed, cosigned, read_note
 from casam_fed.audit.tile_layout import parse_bundle
@@ -95,7 +94,7 @@ class Witness:
         own = self._release_log.log()
         check_signed(note, self.home.signing_key().public_key())
         check_cosigned(note, self._origin, self.welcome.key)
-        if note.checkpoint.size > own.size or own.root(note.checkpoint.size) != note.checkpoint.root:
+        if not own.has_seen(note):
             raise self._stopped(
                 ForkedError(
                     f"the aggregator has cosigned {note.checkpoint.size} entries of this site's release log, and here is "
@@ -112,7 +111,8 @@ class Witness:
             raise LogError("the aggregator signed a checkpoint of another log; ask its operator why")
         held = self._size()
         entries = parse_bundle(tail, max(0, note.checkpoint.size - held), _OWNER) if tail else []
-        self._check_entries(entries, held)
+        for _ in opened(entries, self._origin, self.welcome.key, _OWNER, held):
+            pass
         try:
             if held:
                 Log(self.folder).extend(entries, note)
@@ -128,13 +128,6 @@ class Witness:
         """Let the site stop: what is wrong now does not mend itself, and a person has to know of it."""
         write_atomically(self.home.stopped, str(error).encode())
         return error
-
-    def _check_entries(self, entries: Sequence[bytes], start: int) -> None:
-        keys = {self.welcome.fingerprint: self.welcome.key}
-        for index, data in enumerate(entries, start):
-            event = open_event(data, keys, _OWNER)
-            if (event.log, event.sequence) != (self._origin, index):
-                raise LogError(f"entry {index} of {_OWNER} was written for another place; ask its operator why")
 
     def _cosigned(self) -> str:
         """Return the newest checkpoint of the bank log that this site cosigned; none until its present key has."""

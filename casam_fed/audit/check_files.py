@@ -8,12 +8,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from casam_fed.audit.check_events import BankHistory, SiteHistory
 from casam_fed.audit.check_folder import CheckError, Folder, Manifest
-from casam_fed.audit.dsse import Envelope, pae, read_envelope
+from casam_fed.audit.dsse import Envelope, is_signed, read_envelope
 from casam_fed.audit.event import MAX_ENTRY_BYTES, Event
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, open_statement
@@ -187,12 +186,10 @@ def _check_statement_bytes(folder: Folder, event: Event) -> bytes:
 
 
 def _signed_statement(folder: Folder, event: Event, envelope: Envelope, public: Ed25519PublicKey) -> Statement:
-    try:
-        public.verify(envelope.signature, pae(envelope.payload_type, envelope.payload))
-    except InvalidSignature as error:
+    if not is_signed(envelope, public):
         raise _wrong(
             "statement-signature", event, "bears a signature that does not fit: it was changed after it was signed"
-        ) from error
+        )
     try:
         return open_statement(_check_statement_bytes(folder, event), {envelope.key: public}, "this export")
     except SignatureError as error:

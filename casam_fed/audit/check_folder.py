@@ -7,15 +7,14 @@ import hashlib
 import importlib.resources
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
+from casam_fed.audit.forms import NAME, SIZES, is_time
 from casam_fed.errors import CasamError
 
 __all__ = [
@@ -55,10 +54,6 @@ CODES = dict.fromkeys(_INCOMPLETE.split(), 2) | dict.fromkeys(_FAILED.split(), 1
 """Why a verification ends -> exit code: 2 where something is not there to be checked, 1 where something is wrong."""
 
 _MAX_MANIFEST_BYTES = 64 << 10
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_FORMATS = range(1 << 53)
-"""Beyond it JSON readers disagree about a number (RFC 8259, section 6)."""
 _AGAIN = "export again where it was made"
 
 
@@ -256,7 +251,7 @@ def read_manifest(folder: Folder) -> Manifest:
     try:
         content = json.loads(data.decode("ascii"))
         form = content.pop("format")
-        if type(form) is int and form in _FORMATS and form > FORMAT:
+        if type(form) is int and form in SIZES and form > FORMAT:
             raise CheckError(
                 "newer-format",
                 f"the export has format {form}, and {FORMAT} is the newest known here; use a newer casam-fed",
@@ -271,11 +266,10 @@ def read_manifest(folder: Folder) -> Manifest:
 
 
 def _fits(manifest: Manifest) -> bool:
-    if manifest.kind not in ("site", "bank") or not _TIME.fullmatch(manifest.made):
+    if manifest.kind not in ("site", "bank") or not is_time(manifest.made):
         return False
-    datetime.fromisoformat(manifest.made)
     names = [manifest.federation, manifest.code, *([manifest.site] if manifest.kind == "site" else [])]
-    return all(map(_NAME.fullmatch, names)) and (manifest.kind == "site" or manifest.site == "")
+    return all(map(NAME.fullmatch, names)) and (manifest.kind == "site" or manifest.site == "")
 
 
 def _unlike() -> CheckError:

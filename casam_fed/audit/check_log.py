@@ -9,16 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from casam_fed.audit.check_folder import CheckError, Folder, Manifest
-from casam_fed.audit.dsse import pae, read_envelope
-from casam_fed.audit.event import PAYLOAD_TYPE, Event, bank_origin, read_event, site_origin
+from casam_fed.audit.dsse import is_signed, read_envelope
+from casam_fed.audit.event import MAX_ENTRY_BYTES, PAYLOAD_TYPE, Event, bank_origin, read_event, site_origin
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import HASH_BYTES, HashAt, in_memory, leaf_hash, tree_root
-from casam_fed.audit.note import MAX_NOTE_BYTES, Note, check_cosigned, check_signed, read_note
-from casam_fed.audit.tile_layout import files_of
+from casam_fed.audit.note import MAX_NOTE_BYTES, Note, check_cosigned, check_signed, is_before, read_note
+from casam_fed.audit.tile_layout import HEIGHT, LENGTH_BYTES, WIDTH, files_of, parts, tile_path
 from casam_fed.errors import LogError, NewerFormatError, SignatureError, UnsignedError
 
 __all__ = [
@@ -34,10 +33,7 @@ __all__ = [
     "said_time",
 ]
 
-_WIDTH = 256
-_HEIGHT = 8
-_LENGTH_BYTES = 2
-_MAX_BUNDLE_BYTES = _WIDTH * (_LENGTH_BYTES + 65_535)
+_MAX_BUNDLE_BYTES = WIDTH * (LENGTH_BYTES + MAX_ENTRY_BYTES)
 _LAST_SECOND = 253_402_300_799
 """POSIX time of the end of year 9999, the last that has a date."""
 _ASK = "ask whose log it is for all of it as it was written"
@@ -66,12 +62,7 @@ class Tree:
 
     def has_seen(self, note: Note) -> bool:
         """Tell whether a checkpoint is one of this log's history: of its name, no larger, with its root at that size."""
-        seen = note.checkpoint
-        return (
-            seen.origin == self.note.checkpoint.origin
-            and seen.size <= self.size
-            and tree_root(seen.size, self.hash_at) == seen.root
-        )
+        return is_before(note.checkpoint, self.note.checkpoint, self.hash_at)
 
 
 def owner_of(kind: str) -> str:
@@ -127,14 +118,14 @@ def read_tree(folder: Folder, kind: str, note: Note) -> Tree:
     """
     size = note.checkpoint.size
     # A checkpoint may claim any size: no list is made for more entries than the files could hold, and one bundle.
-    most = _WIDTH * (folder.count(f"{kind}/tile/entries") + 1)
+    most = WIDTH * (folder.count(f"{kind}/tile/entries") + 1)
     for name in files_of(min(size, most)):
         folder.need(f"{kind}/{name}", "tiles-missing")
     leaves = [leaf_hash(entry) for entry in entries_of(folder, kind, size)]
     tree = Tree(kind, note, leaves, in_memory(leaves))
-    for name in files_of(size):
-        if not name.startswith("tile/entries/"):
-            _check_hash_tile(folder, tree, name)
+    for part, number, width in parts(size):
+        if part != "entries":
+            _check_hash_tile(folder, tree, int(part), number, width)
     if tree_root(size, tree.hash_at) != note.checkpoint.root:
         raise CheckError(
             "root", f"the checkpoint of {owner_of(kind)} is not that of its entries; one of both was changed"
@@ -148,12 +139,11 @@ def entries_of(folder: Folder, kind: str, size: int) -> Iterator[bytes]:
     Raises:
         CheckError: `entry-cut` or `entry-surplus`.
     """
-    for name in files_of(size):
-        if name.startswith("tile/entries/"):
-            number, width = _place(name)
-            path = f"{kind}/{name}"
+    for part, number, width in parts(size):
+        if part == "entries":
+            path = f"{kind}/{tile_path(part, number, width)}"
             data = folder.read(path, _MAX_BUNDLE_BYTES, "tiles-missing", "entry-surplus")
-            yield from _cut(data, path, number * _WIDTH, width)
+            yield from _cut(data, path, number * WIDTH, width)
 
 
 def checked_events(
@@ -234,17 +224,10 @@ def said_time(posix: int) -> str:
     return datetime.fromtimestamp(posix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if 0 <= posix <= _LAST_SECOND else ""
 
 
-def _place(name: str) -> tuple[int, int]:
-    """Return number and width of the bundle or tile of that name, as `files_of` gives it."""
-    stem, _, width = name.partition(".p/")
-    digits = "".join(part.removeprefix("x") for part in stem.split("/")[2:])
-    return int(digits), int(width) if width else _WIDTH
-
-
 def _cut(data: bytes, path: str, first: int, count: int) -> Iterator[bytes]:
     place = 0
     for index in range(first, first + count):
-        start = place + _LENGTH_BYTES
+        start = place + LENGTH_BYTES
         end = start + int.from_bytes(data[place:start], "big")
         if len(data) < max(start, end):
             raise CheckError("entry-cut", f"{path} ends within entry {index} or before it; {_ASK}")
@@ -254,12 +237,10 @@ def _cut(data: bytes, path: str, first: int, count: int) -> Iterator[bytes]:
         raise CheckError("entry-surplus", f"{path} goes on after its last entry, {first + count - 1}; {_ASK}")
 
 
-def _check_hash_tile(folder: Folder, tree: Tree, name: str) -> None:
-    path = f"{tree.kind}/{name}"
-    level = int(name.split("/")[1]) * _HEIGHT
-    number, width = _place(name)
-    data = folder.read(path, _WIDTH * HASH_BYTES, "tiles-missing", "hash-tile")
-    if data != b"".join(tree.hash_at(level, number * _WIDTH + place) for place in range(width)):
+def _check_hash_tile(folder: Folder, tree: Tree, level: int, number: int, width: int) -> None:
+    path = f"{tree.kind}/{tile_path(str(level), number, width)}"
+    data = folder.read(path, WIDTH * HASH_BYTES, "tiles-missing", "hash-tile")
+    if data != b"".join(tree.hash_at(level * HEIGHT, number * WIDTH + place) for place in range(width)):
         raise CheckError("hash-tile", f"{path} does not hold the hashes of its entries; one of both was changed")
 
 
@@ -272,12 +253,8 @@ def _opened(data: bytes, what: str, public: Ed25519PublicKey) -> Event:
         raise CheckError("entry-type", f"{what} is not of the kind {PAYLOAD_TYPE}; {_ASK}")
     if envelope.key != fingerprint(public):
         raise CheckError("entry-key", f"{what} was signed with another key than the log's; {_ASK}")
-    try:
-        public.verify(envelope.signature, pae(PAYLOAD_TYPE, envelope.payload))
-    except InvalidSignature as error:
-        raise CheckError(
-            "entry-signature", f"the signature of {what} does not fit; it was changed after it was signed"
-        ) from error
+    if not is_signed(envelope, public):
+        raise CheckError("entry-signature", f"the signature of {what} does not fit; it was changed after it was signed")
     try:
         return read_event(envelope.payload, "it")
     except NewerFormatError as error:

@@ -7,7 +7,6 @@ import json
 import re
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from casam_fed.audit.announcement import RECEIPT
@@ -15,8 +14,9 @@ from casam_fed.audit.check_events import SiteHistory
 from casam_fed.audit.check_files import MAX_RELEASE_BYTES, path_of
 from casam_fed.audit.check_folder import CheckError, Folder
 from casam_fed.audit.check_log import Tree
-from casam_fed.audit.dsse import pae, read_envelope
+from casam_fed.audit.dsse import is_signed, read_envelope
 from casam_fed.audit.event import MAX_ENTRY_BYTES, Event
+from casam_fed.audit.forms import DIGEST, SIZES
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import check_inclusion, inclusion_path
 from casam_fed.audit.note import check_signed
@@ -25,12 +25,10 @@ from casam_fed.errors import LogError, SignatureError
 
 __all__ = ["check_receipts"]
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _OUTCOMES = ("admitted", "quarantined", "refused")
 _CODE = re.compile(r"[A-Z0-9]{0,8}")
 _REASON = re.compile(r"[ -~]{0,600}")
 _FIELDS = {"digest", "outcome", "sequence", "code", "reason"}
-_SIZES = range(1 << 53)
 _ASK = "ask the site, and the aggregator's operator, what was decided"
 
 
@@ -66,12 +64,8 @@ def _check_receipt(folder: Folder, event: Event, public: Ed25519PublicKey) -> No
         raise CheckError("receipt-form", f"{path} is no signed receipt in its one form; {_ASK}") from error
     if envelope.payload_type != RECEIPT:
         raise CheckError("receipt-form", f"{path} is not of the kind {RECEIPT}; {_ASK}")
-    try:
-        if envelope.key != fingerprint(public):
-            raise InvalidSignature
-        public.verify(envelope.signature, pae(RECEIPT, envelope.payload))
-    except InvalidSignature as error:
-        raise CheckError("receipt-signature", f"{path} was not signed with the aggregator's key; {_ASK}") from error
+    if envelope.key != fingerprint(public) or not is_signed(envelope, public):
+        raise CheckError("receipt-signature", f"{path} was not signed with the aggregator's key; {_ASK}")
     said = (event.subjects["release"], event.facts["outcome"], event.facts["code"])
     if (told["digest"], told["outcome"], told["code"]) != said:
         raise CheckError(
@@ -84,11 +78,11 @@ def _told(payload: bytes) -> dict[str, Any]:
     told = json.loads(payload.decode("ascii"))
     if not isinstance(told, dict) or told.keys() != _FIELDS:
         raise ValueError("other fields")
-    texts = {"digest": _DIGEST, "code": _CODE, "reason": _REASON}
+    texts = {"digest": DIGEST, "code": _CODE, "reason": _REASON}
     if not all(isinstance(told[name], str) and form.fullmatch(told[name]) for name, form in texts.items()):
         raise ValueError("a text is not in its form")
     number = told["sequence"]
-    if told["outcome"] not in _OUTCOMES or not (number is None or (type(number) is int and number in _SIZES)):
+    if told["outcome"] not in _OUTCOMES or not (number is None or (type(number) is int and number in SIZES)):
         raise ValueError("outcome or number is not in its form")
     if json.dumps(told, sort_keys=True, separators=(",", ":")).encode("ascii") != payload:
         raise ValueError("written otherwise")

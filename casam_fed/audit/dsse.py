@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from casam_fed.audit.keys import fingerprint
 from casam_fed.errors import SignatureError
 
-__all__ = ["MAX_ENVELOPE_BYTES", "Envelope", "pae", "read_envelope", "seal", "unseal"]
+__all__ = ["MAX_ENVELOPE_BYTES", "Envelope", "is_signed", "pae", "read_envelope", "seal", "unseal"]
 
 MAX_ENVELOPE_BYTES = 16 << 20
 
@@ -76,6 +76,15 @@ def read_envelope(data: bytes, sender: str) -> Envelope:
     return envelope
 
 
+def is_signed(envelope: Envelope, key: Ed25519PublicKey) -> bool:
+    """Tell whether an envelope's signature, of its payload and that payload's type, is by `key`."""
+    try:
+        key.verify(envelope.signature, pae(envelope.payload_type, envelope.payload))
+    except InvalidSignature:
+        return False
+    return True
+
+
 def unseal(data: bytes, payload_type: str, keys: Mapping[str, Ed25519PublicKey], sender: str) -> bytes:
     """Return the payload of an envelope after checking its type and its signature by one of `keys` (by fingerprint).
 
@@ -90,10 +99,8 @@ def unseal(data: bytes, payload_type: str, keys: Mapping[str, Ed25519PublicKey],
         raise SignatureError(
             f"{sender} signed with a key that is not known here; enrol that key, or sign with the enrolled one"
         )
-    try:
-        key.verify(envelope.signature, pae(payload_type, envelope.payload))
-    except InvalidSignature as error:
-        raise SignatureError(f"the signature of {sender} does not fit; what was signed is not what arrived") from error
+    if not is_signed(envelope, key):
+        raise SignatureError(f"the signature of {sender} does not fit; what was signed is not what arrived")
     return envelope.payload
 
 

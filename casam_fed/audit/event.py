@@ -9,13 +9,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from casam_fed.audit.dsse import seal, unseal
+from casam_fed.audit.dsse import read_envelope, seal, unseal
+from casam_fed.audit.forms import DIGEST, NAME, SIZES, is_time
 from casam_fed.errors import NewerFormatError, SignatureError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Form",
     "bank_origin",
     "open_event",
+    "read_entry",
     "read_event",
     "sign_event",
     "site_origin",
@@ -43,13 +44,8 @@ REASONS = ("site-request", "consent-withdrawn", "wrong-data", "harmful", "supers
 
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _VERSIONED = re.compile(r"https://casam-fed\.github\.io/log-entry/v[0-9]{1,4}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _ORIGIN = re.compile(r"casam-fed/(site|bank)/[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[0-9a-f]{12}")
 _MOST_OBJECTS = 512
-_SIZES = range(1 << 53)
-"""Beyond it JSON readers disagree about a number (RFC 8259, section 6)."""
 
 Fits = Callable[[Any], bool]
 
@@ -63,7 +59,7 @@ def _choice(*choices: str) -> Fits:
 
 
 def _number(value: Any) -> bool:
-    return type(value) is int and value in _SIZES
+    return type(value) is int and value in SIZES
 
 
 def _objects(value: Any) -> bool:
@@ -77,9 +73,9 @@ def _objects(value: Any) -> bool:
     )
 
 
-_name, _digest, _time, _origin = _text(_NAME), _text(_DIGEST), _text(_TIME), _text(_ORIGIN)
-_name_or_none = _text(re.compile(f"(?:{_NAME.pattern})?"))
-_digest_or_none = _text(re.compile(f"(?:{_DIGEST.pattern})?"))
+_name, _digest, _origin = _text(NAME), _text(DIGEST), _text(_ORIGIN)
+_name_or_none = _text(re.compile(f"(?:{NAME.pattern})?"))
+_digest_or_none = _text(re.compile(f"(?:{DIGEST.pattern})?"))
 
 
 @dataclass(frozen=True)
@@ -209,6 +205,16 @@ def open_event(data: bytes, keys: Mapping[str, Ed25519PublicKey], owner: str) ->
     return read_event(unseal(data, PAYLOAD_TYPE, keys, owner), owner)
 
 
+def read_entry(data: bytes, owner: str) -> Event:
+    """Return the event of an entry by its form; whose signature it bears is not asked.
+
+    Raises:
+        SignatureError: as `casam_fed.audit.dsse.read_envelope` and `read_event`.
+        NewerFormatError: as `read_event`.
+    """
+    return read_event(read_envelope(data, owner).payload, owner)
+
+
 def read_event(payload: bytes, owner: str) -> Event:
     """Return the event that a payload holds; whose signature it bears is not asked.
 
@@ -260,7 +266,7 @@ def _check(event: Event, owner: str) -> None:
         or (event.sequence == 0) == bool(event.previous)
     ):
         raise _wrong(owner, "sequence")
-    if not _is_time(event.time):
+    if not is_time(event.time):
         raise _wrong(owner, "time")
     roles = frozenset(event.subjects)
     if not form.subjects <= roles <= form.subjects | form.optional or not all(map(_digest, event.subjects.values())):
@@ -268,16 +274,6 @@ def _check(event: Event, owner: str) -> None:
     for name in event.facts.keys() | form.facts.keys():
         if name not in form.facts or name not in event.facts or not form.facts[name](event.facts[name]):
             raise _wrong(owner, name if name in form.facts else "predicate")
-
-
-def _is_time(text: object) -> bool:
-    if not _time(text):
-        return False
-    try:
-        datetime.fromisoformat(str(text))
-    except ValueError:
-        return False
-    return True
 
 
 def _wrong(owner: str, name: str) -> SignatureError:

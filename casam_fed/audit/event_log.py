@@ -1,19 +1,19 @@
 """A log whose entries are events: what is written into it, and read back from it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from casam_fed.audit.dsse import read_envelope
-from casam_fed.audit.event import Event, open_event, read_event, sign_event
+from casam_fed.audit.event import Event, open_event, read_entry, sign_event
 from casam_fed.audit.keys import fingerprint
+from casam_fed.audit.note import check_signed
 from casam_fed.audit.tiles import Log, MakeEntry
 from casam_fed.clock import utc_now
 from casam_fed.errors import LogError
 
-__all__ = ["append_event", "begin_log", "events_of", "open_log"]
+__all__ = ["append_event", "begin_log", "events_of", "open_log", "opened"]
 
 
 def begin_log(
@@ -39,8 +39,6 @@ def open_log(folder: Path, public: Ed25519PublicKey) -> Log:
     Raises:
         LogError: there is none, it is damaged, or somebody else signed it.
     """
-    from casam_fed.audit.note import check_signed
-
     log = Log(folder)
     check_signed(log.note, public)
     return log
@@ -64,7 +62,7 @@ def _maker(
     log: Log, key: Ed25519PrivateKey, event: str, subjects: Mapping[str, str], facts: Mapping[str, Any]
 ) -> MakeEntry:
     def make(index: int, previous: str) -> bytes:
-        last = read_event(read_envelope(log.entry(index - 1), "this log").payload, "this log").time
+        last = read_entry(log.entry(index - 1), "this log").time
         return sign_event(
             Event(log.checkpoint.origin, index, previous, max(last, utc_now()), event, subjects, facts), key
         )
@@ -78,9 +76,18 @@ def events_of(log: Log, public: Ed25519PublicKey, owner: str, start: int = 0) ->
     Raises:
         LogError, SignatureError, NewerFormatError: the log is not what its owner should have written.
     """
+    return opened(log.entries(start), log.checkpoint.origin, public, owner, start)
+
+
+def opened(entries: Iterable[bytes], origin: str, public: Ed25519PublicKey, owner: str, start: int) -> Iterator[Event]:
+    """Yield the events of entries that stand in the log `origin` from index `start` on, checked as `events_of` does.
+
+    Raises:
+        LogError, SignatureError, NewerFormatError: as `events_of`.
+    """
     keys = {fingerprint(public): public}
-    for index, data in enumerate(log.entries(start), start):
+    for index, data in enumerate(entries, start):
         event = open_event(data, keys, owner)
-        if (event.log, event.sequence) != (log.checkpoint.origin, index):
+        if (event.log, event.sequence) != (origin, index):
             raise LogError(f"entry {index} of {owner} was written for another place; ask its owner what happened")
         yield event

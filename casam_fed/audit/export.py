@@ -17,8 +17,7 @@ from pathlib import Path
 from casam_fed import __version__
 from casam_fed.audit.check_files import HEAD_BYTES, KEPT, MAX_RELEASE_BYTES, card_of, path_of
 from casam_fed.audit.check_folder import GUIDES, MANIFEST, Manifest, UnsuitableError, guide, manifest_bytes
-from casam_fed.audit.dsse import read_envelope
-from casam_fed.audit.event import Event, read_event
+from casam_fed.audit.event import Event, read_entry
 from casam_fed.audit.note import Note
 from casam_fed.audit.tiles import Log
 from casam_fed.clock import utc_now
@@ -112,7 +111,7 @@ def events_in(log: Log, owner: str) -> Iterator[Event]:
         LogError, SignatureError, NewerFormatError, StorageError: the log is damaged, not readable, or newer.
     """
     for entry in log.entries():
-        yield read_event(read_envelope(entry, owner).payload, owner)
+        yield read_entry(entry, owner)
 
 
 def export(path: Path, out: Path, key: str = "") -> Exported:
@@ -319,7 +318,7 @@ def _newest(folders: list[Path]) -> Path | None:
 def _last_time(folder: Path) -> str:
     log = Log(folder)
     owner = f"the log {folder}"
-    return read_event(read_envelope(log.entry(log.size - 1), owner).payload, owner).time if log.size else ""
+    return read_entry(log.entry(log.size - 1), owner).time if log.size else ""
 
 
 def _mirror(folders: list[Path], own: Path) -> Path | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from casam_fed.audit.merkle import HASH_BYTES
+from casam_fed.audit.merkle import HASH_BYTES, HashAt, tree_root
 from casam_fed.errors import LogError, UnsignedError
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_cosigned",
     "check_signed",
     "cosigned",
+    "is_before",
     "key_hash",
     "read_note",
     "sign_checkpoint",
@@ -210,6 +211,16 @@ def _number(text: str) -> int:
 def _check_form(checkpoint: Checkpoint, owner: str) -> None:
     if not _is_name(checkpoint.origin) or checkpoint.size not in _SIZES or len(checkpoint.root) != HASH_BYTES:
         raise _unlike(owner)
+
+
+def is_before(older: Checkpoint, newer: Checkpoint, hash_at: HashAt) -> bool:
+    """Tell whether a checkpoint is of the history of a newer one: of the same log, no larger, with the root it had then.
+
+    Args:
+        older, newer: the checkpoints.
+        hash_at: of the tree of `newer` (`casam_fed.audit.merkle`).
+    """
+    return older.origin == newer.origin and older.size <= newer.size and tree_root(older.size, hash_at) == older.root
 
 
 def _is_name(name: str) -> bool:

@@ -12,8 +12,7 @@ from typing import Any
 
 from casam_fed.audit.check_folder import MANIFEST, CheckError, Folder, UnsuitableError, read_manifest
 from casam_fed.audit.check_log import entries_of, owner_of, read_checkpoint, read_tree, said_time
-from casam_fed.audit.dsse import read_envelope
-from casam_fed.audit.event import Event, read_event
+from casam_fed.audit.event import Event, read_entry
 from casam_fed.audit.export import events_in, find_home, whose, witnessed_of
 from casam_fed.audit.note import MAX_NOTE_BYTES, Note, read_note
 from casam_fed.audit.tiles import Log
@@ -91,7 +90,7 @@ def events_of_export(folder: Folder, kind: str) -> Iterator[Event]:
     """
     tree = read_tree(folder, kind, read_checkpoint(folder, kind))
     for entry in entries_of(folder, kind, tree.size):
-        yield read_event(read_envelope(entry, owner_of(kind)).payload, owner_of(kind))
+        yield read_entry(entry, owner_of(kind))
 
 
 def line_of(item: Item) -> str:

@@ -8,23 +8,18 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from casam_fed.audit.dsse import seal, unseal
 from casam_fed.audit.event import PAYLOAD_TYPE
+from casam_fed.audit.forms import DIGEST, NAME, SIZES, is_time
 from casam_fed.errors import SignatureError
 
 __all__ = ["PAYLOAD_TYPE", "PREDICATE_TYPE", "Statement", "open_statement", "sign_statement"]
 
 PREDICATE_TYPE = "https://casam-fed.github.io/release/v1"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_SIZES = range(1 << 53)
-"""Beyond it JSON readers disagree about a number (RFC 8259, section 6)."""
 _APPROVALS = ("person", "option")
 
 
@@ -56,15 +51,14 @@ class Statement:
 
 
 _FORMS: Mapping[str, re.Pattern[str]] = {
-    "release": _DIGEST,
-    "federation": _NAME,
-    "site": _NAME,
-    "task": _NAME,
-    "backbone": _DIGEST,
-    "app": _DIGEST,
-    "code": _NAME,
+    "release": DIGEST,
+    "federation": NAME,
+    "site": NAME,
+    "task": NAME,
+    "backbone": DIGEST,
+    "app": DIGEST,
+    "code": NAME,
     "approved": re.compile("|".join(_APPROVALS)),
-    "time": _TIME,
 }
 
 
@@ -116,14 +110,10 @@ def _check(statement: Statement, sender: str) -> None:
         value = getattr(statement, name)
         if not isinstance(value, str) or not form.fullmatch(value):
             raise SignatureError(f"the statement of {sender} has no valid '{name}'; make it again with this version")
-    if type(statement.size) is not int or statement.size not in _SIZES:
+    if type(statement.size) is not int or statement.size not in SIZES:
         raise SignatureError(f"the statement of {sender} has no valid 'size'; make it again with this version")
-    try:
-        datetime.fromisoformat(statement.time)
-    except ValueError as error:
-        raise SignatureError(
-            f"the statement of {sender} has no valid 'time'; make it again with this version"
-        ) from error
+    if not is_time(statement.time):
+        raise SignatureError(f"the statement of {sender} has no valid 'time'; make it again with this version")
 
 
 def _unlike(sender: str) -> SignatureError:

@@ -7,6 +7,7 @@ from casam_fed.errors import LogError
 
 __all__ = [
     "HEIGHT",
+    "LENGTH_BYTES",
     "WIDTH",
     "bundle_bytes",
     "bundle_of",
@@ -21,7 +22,7 @@ __all__ = [
 
 WIDTH = 256
 HEIGHT = 8
-_LENGTH_BYTES = 2
+LENGTH_BYTES = 2
 
 
 def files_of(size: int) -> list[str]:
@@ -31,7 +32,7 @@ def files_of(size: int) -> list[str]:
 
 def bundle_of(entries: Sequence[bytes]) -> bytes:
     """Return entries as a bundle holds them, each after its length, two bytes, big-endian."""
-    return b"".join(len(entry).to_bytes(_LENGTH_BYTES, "big") + entry for entry in entries)
+    return b"".join(len(entry).to_bytes(LENGTH_BYTES, "big") + entry for entry in entries)
 
 
 def split_bundle(data: bytes) -> tuple[list[bytes], bytes]:
@@ -39,7 +40,7 @@ def split_bundle(data: bytes) -> tuple[list[bytes], bytes]:
     entries: list[bytes] = []
     place = 0
     while True:
-        start = place + _LENGTH_BYTES
+        start = place + LENGTH_BYTES
         end = start + int.from_bytes(data[place:start], "big")
         # Zeros are what a crash of the machine leaves of a block that was not written.
         if not start < end <= len(data):
@@ -64,7 +65,7 @@ def parse_bundle(data: bytes, count: int, owner: str) -> list[bytes]:
 
 def bundle_bytes(entries: Sequence[bytes]) -> int:
     """Return how many bytes of a bundle entries take."""
-    return sum(map(len, entries)) + len(entries) * _LENGTH_BYTES
+    return sum(map(len, entries)) + len(entries) * LENGTH_BYTES
 
 
 def kinds(size: int) -> Iterator[tuple[str, int]]:

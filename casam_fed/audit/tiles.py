@@ -13,7 +13,6 @@ leaves beyond the checkpoint, the next `Log.append` takes up or cuts off; readin
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from casam_fed.audit.dsse import read_envelope, unseal
 from casam_fed.audit.event import MAX_ENTRY_BYTES
+from casam_fed.audit.forms import NAME
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import (
     EMPTY_ROOT,
@@ -34,7 +34,7 @@ from casam_fed.audit.merkle import (
     peaks,
     tree_root,
 )
-from casam_fed.audit.note import Checkpoint, Note, check_signed, read_note, sign_checkpoint
+from casam_fed.audit.note import Checkpoint, Note, check_signed, is_before, read_note, sign_checkpoint
 from casam_fed.audit.proof import Proof
 from casam_fed.audit.tile_files import MEND, drop_empty, find, make_folder, only_writer, put, rename, replace
 from casam_fed.audit.tile_layout import (
@@ -56,7 +56,6 @@ __all__ = ["Log", "MakeEntry"]
 MakeEntry = Callable[[int, str], bytes]
 """Gets the index of an entry and the SHA-256 of the entry before ("" for none), and returns the entry."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _MOST_TILES_KEPT = 64
 _ATTEMPTS = 20
 
@@ -206,6 +205,10 @@ class Log:
         """Return the root of the tree over the first `size` entries."""
         self._check_range(0, size)
         return tree_root(size, self.hash_at)
+
+    def has_seen(self, note: Note) -> bool:
+        """Tell whether a checkpoint is one of this log's history (`casam_fed.audit.note.is_before`)."""
+        return is_before(note.checkpoint, self.checkpoint, self.hash_at)
 
     def inclusion(self, index: int, size: int | None = None) -> list[bytes]:
         """Return the path from an entry to the root of the first `size` entries, of all by default."""
@@ -500,6 +503,6 @@ def _signed_by(key: Ed25519PrivateKey, entries: Sequence[bytes], folder: Path) -
 
 
 def _file_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise LogError(f"{name!r} is no name for a witness; use letters, digits, dots, dashes and underscores")
     return name
