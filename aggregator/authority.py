@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from casam_fed.config import NAME_PATTERN
 from casam_fed.errors import ConfigError, StorageError
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 
 __all__ = ["DaysLeft", "authority_pem", "create_authority", "days_left", "renew_server_certificate"]
 

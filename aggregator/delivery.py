@@ -19,9 +19,11 @@ from aggregator.ledger import Ledger, Tail
 from aggregator.witness import Witness
 from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import CasamError, ExchangeError
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import (
+from casam_fed.host.files import write_atomically
+from casam_fed.wire.evaluation_report import RouteReport
+from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
     HELLO,
     LOG,
@@ -37,11 +39,9 @@ from casam_fed.exchange import (
     decode_json,
     encode_json,
 )
-from casam_fed.files import write_atomically
-from casam_fed.snapshot import read_snapshot
 
 if TYPE_CHECKING:
-    from casam_fed.bank import LayerBank
+    from casam_fed.bank.layer_bank import LayerBank
 
 __all__ = ["Result", "deliver", "evaluate", "plain"]
 

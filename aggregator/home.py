@@ -31,12 +31,12 @@ from pydantic.dataclasses import dataclass
 
 from aggregator.authority import authority_pem, create_authority
 from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
-from casam_fed.card import Slug
+from casam_fed.bank.card import Slug
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
-from casam_fed.enrolment import Address, EnrolmentRequest, Welcome
 from casam_fed.errors import ConfigError
-from casam_fed.files import as_storage_error, sha256_file, write_atomically
-from casam_fed.snapshot import read_snapshot
+from casam_fed.host.files import as_storage_error, sha256_file, write_atomically
+from casam_fed.wire.enrolment import Address, EnrolmentRequest, Welcome
 
 __all__ = ["AggregatorConfig", "Home", "create_home", "default_listen", "host_and_port", "welcome_of"]
 
@@ -207,9 +207,9 @@ def create_home(path: Path, config: AggregatorConfig) -> Home:
 
     from aggregator.ledger import begin_ledger
     from aggregator.superlink import build_app
-    from casam_fed.backbone.background import background_of
     from casam_fed.backbone.model import load_backbone
-    from casam_fed.bank import LayerBank
+    from casam_fed.bank.layer_bank import LayerBank
+    from casam_fed.routing.background import background_of
     from casam_fed.routing.overlap import probe_features
 
     backbone = load_backbone(config.method.backbone, config.method.device)

@@ -21,13 +21,13 @@ from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.audit.tile_layout import bundle_bytes, bundle_of
 from casam_fed.audit.tiles import Log
-from casam_fed.bank_log import snapshot_of
+from casam_fed.bank.bank_log import snapshot_of
+from casam_fed.bank.snapshot import Entry, Snapshot
 from casam_fed.errors import LogError
-from casam_fed.files import keep_by_digest
-from casam_fed.snapshot import Entry, Snapshot
+from casam_fed.host.files import keep_by_digest
 
 if TYPE_CHECKING:
-    from casam_fed.bank import LayerBank
+    from casam_fed.bank.layer_bank import LayerBank
 
 __all__ = ["Ledger", "Tail", "begin_ledger"]
 
@@ -145,7 +145,7 @@ class Ledger:
             BankError, LogError, SignatureError: an object is missing, or the log is damaged.
             StorageError: the disk is full or cannot be written.
         """
-        from casam_fed.bank import LayerBank
+        from casam_fed.bank.layer_bank import LayerBank
 
         return LayerBank.restore(self.home.bank, self.snapshot())
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from aggregator.authority import renew_server_certificate
 from aggregator.home import Home, host_and_port
 from casam_fed.errors import SupervisionError
-from casam_fed.processes import port_holder
-from casam_fed.supervision import Child
+from casam_fed.host.processes import port_holder
+from casam_fed.host.supervision import Child
 
 __all__ = ["check_ports", "children"]
 

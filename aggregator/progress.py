@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from aggregator.home import Home
-from casam_fed.line_log import append_event, read_lines
-from casam_fed.printable import printable
+from casam_fed.host.line_log import append_event, read_lines
+from casam_fed.host.printable import printable
 
 __all__ = ["Progress"]
 

@@ -11,8 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 from aggregator.delivery import deliver, evaluate, plain
 from aggregator.home import Home
 from casam_fed.errors import CasamError, ConfigError
-from casam_fed.files import write_atomically
-from casam_fed.line_log import append_event
+from casam_fed.host.files import write_atomically
+from casam_fed.host.line_log import append_event
 
 __all__ = ["make_delivery_app"]
 

@@ -10,12 +10,12 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
 from aggregator.dialogue import Dialogue, meet
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
+from casam_fed.bank.snapshot import Entry
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import Hello, Receipt, StageReport
-from casam_fed.release import parse
 from casam_fed.routing.gaussian import Background
-from casam_fed.snapshot import Entry
+from casam_fed.wire.exchange import Hello, Receipt, StageReport
 
 __all__ = ["StreamPlan", "run_stream"]
 

@@ -9,8 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
-from casam_fed.files import sha256_file
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.host.files import sha256_file
+from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 os.environ.update(PRIVATE_ENVIRONMENT)
 

@@ -17,8 +17,8 @@ import psutil
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from aggregator.superlink import Node, SuperLink
-from casam_fed.files import write_atomically
-from casam_fed.snapshot import read_snapshot
+from casam_fed.bank.snapshot import read_snapshot
+from casam_fed.host.files import write_atomically
 
 __all__ = ["Watcher"]
 

@@ -16,8 +16,8 @@ from casam_fed.audit.merkle import check_consistency
 from casam_fed.audit.note import Checkpoint, Note, check_cosigned, check_signed, cosigned, read_note
 from casam_fed.audit.tiles import Log
 from casam_fed.errors import ForkedError, LogError
-from casam_fed.exchange import Logs
-from casam_fed.files import as_storage_error, write_atomically
+from casam_fed.host.files import as_storage_error, write_atomically
+from casam_fed.wire.exchange import Logs
 
 __all__ = ["Witness"]
 

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
-from casam_fed.files import sha256_bytes
+from casam_fed.host.files import sha256_bytes
 
 __all__ = ["NAME_PATTERN", "STRICT", "MethodConfig", "from_mapping", "read_yaml"]
 

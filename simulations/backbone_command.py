@@ -10,7 +10,7 @@ import click
 from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard, backbone_card
 from casam_fed.backbone.checkpoints import card_for_file, import_checkpoint, is_present, pull, verified_weights
 from casam_fed.errors import BackboneError, CasamError, DataError, StorageError
-from casam_fed.files import sha256_file, write_atomically
+from casam_fed.host.files import sha256_file, write_atomically
 
 __all__ = ["backbone"]
 
@@ -92,7 +92,7 @@ def pretrain_command(out: Path, work: Path, steps: int, seed: int, device: str) 
     from safetensors.torch import save
 
     from casam_fed.backbone.model import choose_device
-    from casam_fed.backbone.pretrain import PretrainOptions, pretrain
+    from simulations.mini_sam.pretrain import PretrainOptions, pretrain
 
     options = PretrainOptions(steps=steps, seed=seed)
     chosen = choose_device(device)
@@ -116,8 +116,8 @@ def pretrain_command(out: Path, work: Path, steps: int, seed: int, device: str) 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def measure_command(name: str, draws: int, nuclei: Path | None, device: str, as_json: bool) -> None:
     """Measure plain prompted segmentation: drawn images, and the test images of a folder of instance-labelled sites."""
-    from casam_fed.backbone.measure import measure_drawn, measure_instances
     from casam_fed.backbone.model import load_backbone
+    from simulations.mini_sam.measure import measure_drawn, measure_instances
 
     sites = _sites_in(nuclei) if nuclei else []
     loaded = load_backbone(name, device)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from casam_fed.command_line import parsed_options
 from casam_fed.data.catalogue import DATASETS
 from casam_fed.errors import DataError
+from casam_fed.host.command_line import parsed_options
 
 __all__ = ["data"]
 
@@ -81,7 +81,7 @@ def phantom() -> None:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 def nine_command(out: Path, size: str, seed: int) -> None:
     """Draw the nine datasets of the paper's stream as phantoms, each in its owner's own format."""
-    from casam_fed.data.phantoms.nine import write_nine
+    from casam_fed.drawn.nine import write_nine
 
     write_nine(out, size, seed, click.echo)
 

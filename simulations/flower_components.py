@@ -15,13 +15,13 @@ from flwr.serverapp import Grid, ServerApp
 from pydantic import TypeAdapter
 
 from aggregator.stages import StreamPlan, run_stream
-from casam_fed.alignment import AlignmentLayer
-from casam_fed.backbone.background import background_of
-from casam_fed.bank import LayerBank
-from casam_fed.embeddings import EmbeddingStore
+from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.errors import CasamError, ConfigError
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.files import cache_dir, write_atomically
+from casam_fed.host.files import cache_dir, write_atomically
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.routing.background import background_of
+from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.fedavg import add_fedavg, run_fedavg
 from simulations.methods.unseen import unseen_reports
 from simulations.report import write_report

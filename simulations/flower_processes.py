@@ -19,9 +19,9 @@ from types import TracebackType
 import psutil
 
 from casam_fed.errors import SimulationError
-from casam_fed.processes import end_marked, free_port, marked
-from casam_fed.signals import stop_on_signals, undisturbed
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.host.processes import end_marked, free_port, marked
+from casam_fed.host.signals import stop_on_signals, undisturbed
+from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 __all__ = ["FlowerRun", "end_leftovers"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 
 __all__ = ["RunFolder"]
 

@@ -10,7 +10,7 @@ import click
 from casam_fed.config import read_yaml
 from casam_fed.data.dataset import open_dataset
 from casam_fed.errors import ConfigError
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 from simulations.flower_processes import end_leftovers
 from simulations.launch import launch
 from simulations.methods.catalogue import METHODS, chosen_methods

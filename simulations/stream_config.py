@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.card import Slug
+from casam_fed.bank.card import Slug
 from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
 from casam_fed.data.dataset import DataConfig
 from casam_fed.errors import ConfigError

@@ -3,7 +3,7 @@
 import click
 
 from casam_fed import __version__
-from casam_fed.command_line import LazyGroup, run_command
+from casam_fed.host.command_line import LazyGroup, run_command
 
 __all__ = ["main"]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from casam_fed.audit.announcement import RECEIPT, open_announcement
 from casam_fed.backbone.catalogue import backbone_card
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.snapshot import Snapshot
 from casam_fed.errors import ExchangeError, WithheldError
-from casam_fed.evaluation_report import withheld
-from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, encode_json
-from casam_fed.files import sha256_bytes, sha256_file, write_atomically
-from casam_fed.snapshot import Snapshot
+from casam_fed.host.files import sha256_bytes, sha256_file, write_atomically
+from casam_fed.wire.evaluation_report import withheld
+from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, encode_json
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog

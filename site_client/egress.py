@@ -11,9 +11,10 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from casam_fed.card import MAX_RELEASE_BYTES
+from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError, ExchangeError
-from casam_fed.exchange import (
+from casam_fed.host.files import sha256_bytes
+from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
     HELLO,
     SUBMIT,
@@ -26,7 +27,6 @@ from casam_fed.exchange import (
     encode_json,
     unwrap_bytes,
 )
-from casam_fed.files import sha256_bytes
 from site_client.release_log import Leaving, ReleaseLog
 from site_client.wire import message_id, objects_of
 

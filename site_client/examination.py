@@ -13,10 +13,10 @@ from typing import Literal
 
 import httpx
 
-from casam_fed.enrolment import Welcome
 from casam_fed.errors import CasamError
-from casam_fed.files import cache_dir
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.host.files import cache_dir
+from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.wire.enrolment import Welcome
 from site_client.home import SiteHome
 
 __all__ = ["Finding", "examine"]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
 from casam_fed.backbone.preparation import prepare
 from casam_fed.config import MethodConfig
-from casam_fed.fitting import Batch, adam, forward, total_steps
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.fitting import Batch, adam, forward, total_steps
 
 __all__ = ["Forecast", "forecast"]
 

@@ -31,11 +31,11 @@ from casam_fed import __version__
 from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
-from casam_fed.enrolment import EnrolmentRequest, Welcome, open_welcome, sign_request
 from casam_fed.errors import BackboneError, ConfigError, EnrolmentError
-from casam_fed.files import as_storage_error, write_atomically
-from casam_fed.line_log import append_event
-from casam_fed.printable import printable
+from casam_fed.host.files import as_storage_error, write_atomically
+from casam_fed.host.line_log import append_event
+from casam_fed.host.printable import printable
+from casam_fed.wire.enrolment import EnrolmentRequest, Welcome, open_welcome, sign_request
 from site_client.site_config import SiteSettings
 
 __all__ = ["SiteHome", "create_site_home", "renew_keys"]

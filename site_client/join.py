@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from casam_fed.enrolment import Welcome
+from casam_fed.bank.snapshot import Snapshot, read_snapshot
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import EVALUATE_STAGE, Receipt, StageReport, Submission, decode_json
-from casam_fed.snapshot import Snapshot, read_snapshot
+from casam_fed.wire.enrolment import Welcome
+from casam_fed.wire.exchange import EVALUATE_STAGE, Receipt, StageReport, Submission, decode_json
 from site_client.home import SiteHome
 from site_client.online import Online, online
 from site_client.outbox import Outbox

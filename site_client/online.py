@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from casam_fed.enrolment import Welcome
 from casam_fed.errors import BankError, ExchangeError
-from casam_fed.files import write_atomically
-from casam_fed.line_log import read_lines
-from casam_fed.processes import free_port
-from casam_fed.supervision import Child, Supervisor
+from casam_fed.host.files import write_atomically
+from casam_fed.host.line_log import read_lines
+from casam_fed.host.processes import free_port
+from casam_fed.host.supervision import Child, Supervisor
+from casam_fed.wire.enrolment import Welcome
 from site_client.home import SiteHome
 
 __all__ = ["Online", "online", "supernode_command"]

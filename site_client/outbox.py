@@ -12,11 +12,11 @@ from pathlib import Path
 from casam_fed import __version__
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import Statement, open_statement, sign_statement
-from casam_fed.clock import utc_now
-from casam_fed.enrolment import Welcome
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
-from casam_fed.exchange import Receipt, Submission, decode_json
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.host.clock import utc_now
+from casam_fed.host.files import sha256_bytes, write_atomically
+from casam_fed.wire.enrolment import Welcome
+from casam_fed.wire.exchange import Receipt, Submission, decode_json
 from site_client.home import SiteHome
 from site_client.release_log import ReleaseLog
 
@@ -110,7 +110,7 @@ class Outbox:
             ReleaseError: the file is no release.
             LogError, StorageError: the release log is damaged, or the disk is full; then it may not leave.
         """
-        from casam_fed.release import parse
+        from casam_fed.bank.release import parse
 
         statement = Statement(
             release=digest,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from casam_fed.painting import Masks, painted
+from casam_fed.data.painting import Masks, painted
 
 __all__ = ["draw_overlay"]
 

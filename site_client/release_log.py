@@ -19,9 +19,9 @@ from casam_fed.audit.event_log import append_event, begin_log, events_of, open_l
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import Statement
 from casam_fed.audit.tiles import Log
-from casam_fed.card import Card, card_json
-from casam_fed.exchange import Receipt
-from casam_fed.files import keep_by_digest, sha256_bytes
+from casam_fed.bank.card import Card, card_json
+from casam_fed.host.files import keep_by_digest, sha256_bytes
+from casam_fed.wire.exchange import Receipt
 from site_client.home import SiteHome
 
 __all__ = ["Leaving", "ReleaseLog"]

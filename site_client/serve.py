@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from casam_fed.errors import CasamError
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 os.environ.update(PRIVATE_ENVIRONMENT)
 

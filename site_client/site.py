@@ -17,26 +17,26 @@ from typing import TypeVar
 import torch
 
 from casam_fed import __version__
-from casam_fed.backbone.background import background_of
 from casam_fed.backbone.model import Backbone, load_backbone
-from casam_fed.bank import LayerBank
-from casam_fed.card import Card, bucketed
+from casam_fed.bank.card import Card, bucketed
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import pack, parse
+from casam_fed.bank.snapshot import Snapshot
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import Dataset, open_dataset
 from casam_fed.data.split import check_counts
-from casam_fed.embeddings import EmbeddingStore
-from casam_fed.evaluation import Evaluator
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced
-from casam_fed.files import cache_dir, write_atomically
-from casam_fed.metrics import iou
-from casam_fed.release import pack, parse
+from casam_fed.host.files import cache_dir, write_atomically
+from casam_fed.inference.evaluation import Evaluator
+from casam_fed.inference.metrics import iou
+from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.method.task_data import TaskData, encode_task
+from casam_fed.method.training import Progress, train_alignment
+from casam_fed.routing.background import background_of
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
-from casam_fed.segmenter import Segmenter, bank_router
-from casam_fed.snapshot import Snapshot
-from casam_fed.task_data import TaskData, encode_task
-from casam_fed.training import Progress, train_alignment
+from casam_fed.wire.evaluation_report import RouteReport
+from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced
 from site_client.overlays import draw_overlay
 from site_client.site_config import SiteConfig
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.card import Label, Slug
+from casam_fed.bank.card import Label, Slug
 from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.data.dataset import DataConfig
 

@@ -12,12 +12,12 @@ from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.note import Note, check_cosigned, check_signed, cosigned, read_note
 from casam_fed.audit.tile_layout import parse_bundle
 from casam_fed.audit.tiles import Log
-from casam_fed.bank_log import decision_about, snapshot_of
-from casam_fed.enrolment import Welcome
+from casam_fed.bank.bank_log import decision_about, snapshot_of
+from casam_fed.bank.snapshot import Snapshot
 from casam_fed.errors import ForkedError, LogError
-from casam_fed.exchange import Logs, Receipt
-from casam_fed.files import write_atomically
-from casam_fed.snapshot import Snapshot
+from casam_fed.host.files import write_atomically
+from casam_fed.wire.enrolment import Welcome
+from casam_fed.wire.exchange import Logs, Receipt
 from site_client.home import SiteHome
 from site_client.release_log import ReleaseLog
 

@@ -9,9 +9,9 @@ import click
 
 from aggregator.home import Home
 from casam_fed.audit.event import REASONS
-from casam_fed.command_line import folder_argument, json_option, require_yes
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError
-from casam_fed.snapshot import read_snapshot
+from casam_fed.host.command_line import folder_argument, json_option, require_yes
 
 if TYPE_CHECKING:
     from casam_fed.routing.overlap import OverlapTable
@@ -62,7 +62,7 @@ def list_command(folder: Path, as_json: bool) -> None:
 def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> None:
     """Show a task: its card, its decision, and what its router takes from others (the overlap table)."""
     from aggregator.decisions import Decisions
-    from casam_fed.bank import LayerBank
+    from casam_fed.bank.layer_bank import LayerBank
     from casam_fed.routing.overlap import OverlapTable
 
     home = Home(folder)
@@ -103,7 +103,7 @@ def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> No
 def verify_command(folder: Path, as_json: bool) -> None:
     """Read the log and every object of the bank, check that the one follows from the other, and say what was found."""
     from aggregator.decisions import Decisions
-    from casam_fed.bank import LayerBank
+    from casam_fed.bank.layer_bank import LayerBank
 
     home = Home(folder)
     bank, ledger = LayerBank(home.bank), Decisions(home).ledger

@@ -7,8 +7,8 @@ import click
 
 from aggregator.home import AggregatorConfig, create_home, default_listen
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import folder_argument
 from casam_fed.config import from_mapping, read_yaml
+from casam_fed.host.command_line import folder_argument
 
 __all__ = ["init"]
 

@@ -8,10 +8,10 @@ from aggregator import sites
 from aggregator.home import Home, welcome_of
 from aggregator.ledger import Ledger
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import folder_argument, require_yes
-from casam_fed.enrolment import EnrolmentRequest, open_request, welcome_json
 from casam_fed.errors import ConfigError, EnrolmentError
-from casam_fed.files import write_atomically
+from casam_fed.host.command_line import folder_argument, require_yes
+from casam_fed.host.files import write_atomically
+from casam_fed.wire.enrolment import EnrolmentRequest, open_request, welcome_json
 
 __all__ = ["enroll", "revoke", "rotate"]
 

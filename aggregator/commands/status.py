@@ -11,13 +11,13 @@ from aggregator.authority import days_left
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from casam_fed.audit.keys import shown
-from casam_fed.clock import utc_now
-from casam_fed.command_line import folder_argument, json_option
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import StageReport, decode_json
-from casam_fed.printable import printable
-from casam_fed.snapshot import read_snapshot
-from casam_fed.supervision import is_running
+from casam_fed.host.clock import utc_now
+from casam_fed.host.command_line import folder_argument, json_option
+from casam_fed.host.printable import printable
+from casam_fed.host.supervision import is_running
+from casam_fed.wire.exchange import StageReport, decode_json
 
 __all__ = ["status"]
 

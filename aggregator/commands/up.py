@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from aggregator.home import Home
-from casam_fed.command_line import folder_argument
 from casam_fed.errors import CasamError
-from casam_fed.supervision import Supervisor, end_leftovers
+from casam_fed.host.command_line import folder_argument
+from casam_fed.host.supervision import Supervisor, end_leftovers
 
 __all__ = ["up"]
 

@@ -74,7 +74,7 @@ def _check_receipt(folder: Folder, event: Event, public: Ed25519PublicKey) -> No
 
 
 def _told(payload: bytes) -> dict[str, Any]:
-    """Return what a receipt says; raise ValueError where it is not in its one form (`casam_fed.exchange.Receipt`)."""
+    """Return what a receipt says; raise ValueError where it is not in its one form (`casam_fed.wire.exchange.Receipt`)."""
     told = json.loads(payload.decode("ascii"))
     if not isinstance(told, dict) or told.keys() != _FIELDS:
         raise ValueError("other fields")

@@ -15,7 +15,7 @@ from typing import Any
 
 from casam_fed import __version__
 from casam_fed.errors import CasamError, NewerFormatError
-from casam_fed.printable import printable
+from casam_fed.host.printable import printable
 
 __all__ = ["main", "run"]
 

@@ -10,8 +10,8 @@ from casam_fed.audit.event import Event, open_event, read_entry, sign_event
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.note import check_signed
 from casam_fed.audit.tiles import Log, MakeEntry
-from casam_fed.clock import utc_now
 from casam_fed.errors import LogError
+from casam_fed.host.clock import utc_now
 
 __all__ = ["append_event", "begin_log", "events_of", "open_log", "opened"]
 

@@ -20,9 +20,9 @@ from casam_fed.audit.check_folder import GUIDES, MANIFEST, Manifest, UnsuitableE
 from casam_fed.audit.event import Event, read_entry
 from casam_fed.audit.note import Note
 from casam_fed.audit.tiles import Log
-from casam_fed.clock import utc_now
 from casam_fed.errors import LogError, SignatureError
-from casam_fed.files import as_storage_error
+from casam_fed.host.clock import utc_now
+from casam_fed.host.files import as_storage_error
 
 __all__ = ["Exported", "Home", "events_in", "export", "find_home", "whose", "witnessed_of"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from casam_fed.audit.tile_layout import WIDTH
-from casam_fed.files import as_storage_error
+from casam_fed.host.files import as_storage_error
 
 __all__ = ["MEND", "drop_empty", "find", "make_folder", "only_writer", "partial", "put", "rename", "replace"]
 

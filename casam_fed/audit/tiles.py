@@ -49,7 +49,7 @@ from casam_fed.audit.tile_layout import (
     tile_path,
 )
 from casam_fed.errors import ForkedError, LogError, SignatureError, StorageError
-from casam_fed.files import as_storage_error, write_atomically
+from casam_fed.host.files import as_storage_error, write_atomically
 
 __all__ = ["Log", "MakeEntry"]
 

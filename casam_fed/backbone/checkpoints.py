@@ -16,7 +16,7 @@ from pathlib import Path
 
 from casam_fed.backbone.catalogue import BackboneCard
 from casam_fed.errors import BackboneError, StorageError
-from casam_fed.files import cache_dir, sha256_file, write_atomically
+from casam_fed.host.files import cache_dir, sha256_file, write_atomically
 
 __all__ = ["background_path", "import_checkpoint", "is_present", "pull", "verified_weights"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from casam_fed.data.pairing import PairingError
 from casam_fed.data.sample import Reader, Record, Sample
 from casam_fed.errors import DataError
-from casam_fed.files import sha256_bytes
+from casam_fed.host.files import sha256_bytes
 
 __all__ = ["CheckReport", "Problem", "check_dataset"]
 

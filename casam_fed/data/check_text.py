@@ -5,7 +5,7 @@ from pathlib import Path
 from casam_fed.data.check import CheckReport
 from casam_fed.data.contact_sheet import ContactSheets
 from casam_fed.data.sample import Sample
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 
 __all__ = ["CheckSheets", "as_text"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from casam_fed.data.painting import painted
 from casam_fed.data.sample import Sample
-from casam_fed.painting import painted
 
 __all__ = ["ContactSheets", "draw_sheet"]
 

@@ -43,7 +43,7 @@ class FolderData:
 
 @dataclass(frozen=True, config=STRICT)
 class PhantomData:
-    """Drawn images of one modality; see `casam_fed.data.phantoms`."""
+    """Drawn images of one modality; see `casam_fed.drawn`."""
 
     kind: Literal["phantom"]
     modality: str
@@ -122,6 +122,6 @@ def open_reader(config: AnyData, root: Path) -> Reader:
         return FolderReader(root / config.path, config.classes, config.labels, config.patient)
     if isinstance(config, PublicData):
         return open_public(config, root / config.path)
-    from casam_fed.data.phantoms.reader import PhantomReader
+    from casam_fed.data.phantom_reader import PhantomReader
 
     return PhantomReader(config.modality, config.train, config.test, config.seed, config.images_per_patient)

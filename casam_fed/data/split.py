@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import ConfigError, DataError
-from casam_fed.files import sha256_bytes
+from casam_fed.host.files import sha256_bytes
 
 __all__ = ["check_counts", "foreground_counts", "patient_folds", "split_records"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from casam_fed.data.sample import Record
 from casam_fed.data.split import split_records
 from casam_fed.errors import DataError
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 
 __all__ = ["kept_split"]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from casam_fed.evaluation_report import METRICS
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.methods.outcome import Outcome, UnseenScores
 from simulations.report.results import ROUTERS, Results
 from simulations.report.summary import confusion_of, matrix_of

@@ -18,13 +18,13 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from aggregator.dialogue import bytes_of, meet, text_of
-from casam_fed.alignment import AlignmentLayer, alignment_layer_from
-from casam_fed.card import MAX_RELEASE_BYTES
+from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError, ReleaseError
-from casam_fed.exchange import decode_json, unwrap_bytes, wrap_bytes
-from casam_fed.fitting import adam, batch_at, fit, total_steps
-from casam_fed.task_data import EncodedImage
+from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
+from casam_fed.method.fitting import adam, batch_at, fit, total_steps
+from casam_fed.method.task_data import EncodedImage
+from casam_fed.wire.exchange import decode_json, unwrap_bytes, wrap_bytes
 from site_client.client_app import answer, payload_of
 from site_client.site import Site
 

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from casam_fed.config import STRICT
-from casam_fed.stream import StageMatrix
+from casam_fed.inference.stage_matrix import StageMatrix
 
 __all__ = ["Outcome", "UnseenScores"]
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.backbone.model import Backbone
 from casam_fed.config import MethodConfig
-from casam_fed.embeddings import EmbeddingStore
-from casam_fed.fitting import Batch, Penalty, draw_batch, forward
-from casam_fed.task_data import EncodedImage
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.method.fitting import Batch, Penalty, draw_batch, forward
+from casam_fed.method.task_data import EncodedImage
 
 __all__ = ["Consolidation", "distillation", "fisher_diagonal"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from casam_fed.fitting import batch_at
-from casam_fed.task_data import EncodedImage
+from casam_fed.method.fitting import batch_at
+from casam_fed.method.task_data import EncodedImage
 
 __all__ = ["buffer_of", "mixed_batch"]
 

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from casam_fed.alignment import AlignmentLayer
-from casam_fed.evaluation_report import METRICS, RouteReport
-from casam_fed.files import write_atomically
-from casam_fed.fitting import Penalty, adam, batch_at, fit, total_steps
-from casam_fed.task_data import EncodedImage
+from casam_fed.host.files import write_atomically
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.fitting import Penalty, adam, batch_at, fit, total_steps
+from casam_fed.method.task_data import EncodedImage
+from casam_fed.wire.evaluation_report import METRICS, RouteReport
 from simulations.methods.outcome import Outcome, UnseenScores
 from simulations.methods.regularisers import Consolidation, distillation, fisher_diagonal
 from simulations.methods.replay import buffer_of, mixed_batch

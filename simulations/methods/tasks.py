@@ -10,11 +10,11 @@ import torch
 from casam_fed.backbone.model import Backbone
 from casam_fed.data.dataset import AnyData, open_dataset
 from casam_fed.data.split import check_counts
-from casam_fed.embeddings import EmbeddingStore
-from casam_fed.evaluation import Evaluator
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.files import cache_dir
-from casam_fed.task_data import EncodedImage, encode_task
+from casam_fed.host.files import cache_dir
+from casam_fed.inference.evaluation import Evaluator
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.method.task_data import EncodedImage, encode_task
+from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.unseen import unseen_evaluator
 from simulations.stream_config import StreamConfig
 from site_client.site import shared_backbone

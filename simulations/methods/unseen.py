@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import AnyData, open_dataset
-from casam_fed.embeddings import EmbeddingStore
-from casam_fed.evaluation import Evaluator
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.segmenter import Segmenter, bank_router
-from casam_fed.task_data import encode_task
+from casam_fed.inference.evaluation import Evaluator
+from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.method.task_data import encode_task
+from casam_fed.wire.evaluation_report import RouteReport
 from simulations.stream_config import UnseenSet
 
 __all__ = ["unseen_evaluator", "unseen_reports"]

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from casam_fed.evaluation_report import METRICS
-from casam_fed.stream import FORMULAS, StageMatrix
+from casam_fed.inference.stage_matrix import FORMULAS, StageMatrix
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.report.markdown import NONE, number, percent, plain, plural, shown, table
 from simulations.report.results import ROUTERS, ROUTES, Results
 from simulations.report.summary import final_scores, spread

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import SimulationError
-from casam_fed.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
+from casam_fed.wire.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
 
 __all__ = ["ROUTERS", "ROUTES", "UNKNOWN", "Results", "SeedRun", "TaskReports", "read_results"]
 

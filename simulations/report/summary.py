@@ -1,6 +1,7 @@
 """The numbers of a run: one stage matrix and one confusion a route and seed, then means and deviations over the seeds.
 
-Formulas are those of `casam_fed.stream`; all deviations are sample standard deviations over seeds, None for one seed.
+Formulas are those of `casam_fed.inference.stage_matrix`; all deviations are sample standard deviations over seeds, None
+for one seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from casam_fed.evaluation_report import METRICS
-from casam_fed.stream import StageMatrix, mean_of
+from casam_fed.inference.stage_matrix import StageMatrix, mean_of
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.report.results import ROUTERS, ROUTES, UNKNOWN, Results, SeedRun
 from simulations.report.unseen import left_out_numbers, unseen_numbers
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 from simulations.report.figures import curves_png, stage_matrix_png
 from simulations.report.page import page
 from simulations.report.results import Results, read_results

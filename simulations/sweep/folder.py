@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.config import STRICT
 from casam_fed.errors import ConfigError, SimulationError
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 from simulations.flower_processes import end_leftovers
 from simulations.methods.outcome import Outcome
 from simulations.run_folder import RunFolder

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from casam_fed.stream import FORMULAS
+from casam_fed.inference.stage_matrix import FORMULAS
 from simulations.methods.catalogue import METHODS
 from simulations.report.markdown import NONE, number, plain, plural, shown, table
 from simulations.stream_config import StreamConfig

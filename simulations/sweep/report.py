@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from casam_fed.files import write_atomically
+from casam_fed.host.files import write_atomically
 from simulations.methods.catalogue import METHODS
 from simulations.methods.outcome import Outcome
 from simulations.report.figures import stage_matrix_png

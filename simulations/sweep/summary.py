@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from casam_fed.evaluation_report import METRICS
-from casam_fed.stream import StageMatrix, mean_of
+from casam_fed.inference.stage_matrix import StageMatrix, mean_of
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.methods.catalogue import METHODS
 from simulations.methods.outcome import Outcome
 from simulations.report.summary import spread

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from casam_fed.command_line import folder_argument
 from casam_fed.errors import DataError
+from casam_fed.host.command_line import folder_argument
 from site_client.home import SiteHome
 
 __all__ = ["check", "train"]

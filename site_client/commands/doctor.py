@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import ConfigError
+from casam_fed.host.command_line import folder_argument, json_option
 from site_client.home import SiteHome
 
 __all__ = ["doctor"]

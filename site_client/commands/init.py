@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import at_terminal, folder_argument, parsed_options, require_yes
-from casam_fed.enrolment import open_request
 from casam_fed.errors import ConfigError
+from casam_fed.host.command_line import at_terminal, folder_argument, parsed_options, require_yes
+from casam_fed.wire.enrolment import open_request
 from site_client.home import SiteHome, create_site_home, renew_keys
 
 __all__ = ["init", "rotate"]

@@ -5,8 +5,8 @@ from typing import Literal
 
 import click
 
-from casam_fed.command_line import confirmed, folder_argument
-from casam_fed.exchange import Submission
+from casam_fed.host.command_line import confirmed, folder_argument
+from casam_fed.wire.exchange import Submission
 from site_client.commands.preview import preview_text
 from site_client.commands.trust import trusted_welcome
 from site_client.home import SiteHome

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from casam_fed.command_line import folder_argument, json_option
 from casam_fed.errors import ExchangeError
+from casam_fed.host.command_line import folder_argument, json_option
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 
@@ -55,8 +55,8 @@ def preview_text(home: SiteHome, digest: str) -> str:
 def _content(home: SiteHome, digest: str) -> dict[str, object]:
     from dataclasses import asdict
 
-    from casam_fed.files import sha256_bytes
-    from casam_fed.release import parse
+    from casam_fed.bank.release import parse
+    from casam_fed.host.files import sha256_bytes
 
     data = Outbox(home).path(digest).read_bytes()
     release = parse(data)

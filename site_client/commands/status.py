@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from casam_fed.audit.keys import fingerprint, shown
-from casam_fed.command_line import folder_argument, json_option
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, EnrolmentError
-from casam_fed.snapshot import read_snapshot
+from casam_fed.host.command_line import folder_argument, json_option
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog

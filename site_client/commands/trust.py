@@ -3,8 +3,8 @@
 import click
 
 from casam_fed.audit.keys import shown
-from casam_fed.command_line import require_yes
-from casam_fed.enrolment import Welcome
+from casam_fed.host.command_line import require_yes
+from casam_fed.wire.enrolment import Welcome
 from site_client.home import SiteHome
 
 __all__ = ["trusted_welcome"]

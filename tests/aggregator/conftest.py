@@ -8,11 +8,11 @@ from safetensors.torch import save_file
 
 from aggregator.home import AggregatorConfig, Home, create_home
 from aggregator.ledger import begin_ledger
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig
-from casam_fed.files import sha256_file
+from casam_fed.host.files import sha256_file
 
-from ..casam_fed.releases import BACKBONE_DIGEST
+from ..casam_fed.bank.releases import BACKBONE_DIGEST
 from .small_sites import BACKGROUND, PROBES, SmallSite
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from aggregator.home import AggregatorConfig, Home, create_home, welcome_of
 from aggregator.sites import enrol
 from casam_fed.config import MethodConfig
-from casam_fed.enrolment import open_request, welcome_json
+from casam_fed.wire.enrolment import open_request, welcome_json
 from site_client.deployed import DeployedSite
 from site_client.home import SiteHome, create_site_home
 from site_client.join import ensure_trained

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator.home import Home
 from aggregator.sites import enrol
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.audit.announcement import RECEIPT, open_announcement
 from casam_fed.audit.event import Event, bank_origin, open_event, site_origin
 from casam_fed.audit.event_log import append_event, begin_log
@@ -21,16 +20,17 @@ from casam_fed.audit.note import check_cosigned, check_signed, cosigned, read_no
 from casam_fed.audit.statement import Statement, sign_statement
 from casam_fed.audit.tile_layout import parse_bundle
 from casam_fed.audit.tiles import Log
-from casam_fed.bank_log import snapshot_of
-from casam_fed.enrolment import EnrolmentRequest
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, decode_json
-from casam_fed.files import sha256_bytes, sha256_file
-from casam_fed.release import pack
+from casam_fed.bank.bank_log import snapshot_of
+from casam_fed.bank.release import pack
+from casam_fed.host.files import sha256_bytes, sha256_file
+from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.state import RouterState, fit_routers, router_tensors
+from casam_fed.wire.enrolment import EnrolmentRequest
+from casam_fed.wire.evaluation_report import RouteReport
+from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, decode_json
 
-from ..casam_fed.releases import BACKBONE_DIGEST, CHANNELS, card
+from ..casam_fed.bank.releases import BACKBONE_DIGEST, CHANNELS, card
 
 BACKGROUND = Background(torch.zeros(CHANNELS, dtype=torch.float64), torch.full((CHANNELS,), 3.0, dtype=torch.float64))
 PROBES = {"blank": torch.linspace(-60, 60, 24)[:, None].expand(24, CHANNELS).contiguous()}

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from aggregator import admission
 from aggregator.admission import CODES, Decision, EnrolledSite, Limits, Standing, examine
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.audit.dsse import read_envelope, seal
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, sign_statement
-from casam_fed.bank import Entry, LayerBank
-from casam_fed.card import card_json
-from casam_fed.files import sha256_bytes
-from casam_fed.release import pack, parse
+from casam_fed.bank.card import card_json
+from casam_fed.bank.layer_bank import Entry, LayerBank
+from casam_fed.bank.release import pack, parse
+from casam_fed.host.files import sha256_bytes
+from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.calibration import Threshold
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.overlap import OverlapTable
 from casam_fed.routing.state import RouterState, fit_routers, router_state_from, router_tensors
 
-from ..casam_fed.releases import BACKBONE_DIGEST, CHANNELS, card
+from ..casam_fed.bank.releases import BACKBONE_DIGEST, CHANNELS, card
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "refusal-codes.md"
 APP = "c" * 64

@@ -19,13 +19,13 @@ from aggregator.home import Home
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, read_sites
 from casam_fed.audit.keys import shown
-from casam_fed.bank import LayerBank
-from casam_fed.enrolment import EnrolmentRequest, open_request, open_welcome, sign_request
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, EnrolmentError, ExchangeError, StorageError, SupervisionError
-from casam_fed.exchange import encode_json
-from casam_fed.files import write_atomically
-from casam_fed.release import parse
-from casam_fed.snapshot import read_snapshot
+from casam_fed.host.files import write_atomically
+from casam_fed.wire.enrolment import EnrolmentRequest, open_request, open_welcome, sign_request
+from casam_fed.wire.exchange import encode_json
 from site_client.home import SiteHome, create_site_home, renew_keys
 
 from ..loopback import LoopbackGrid

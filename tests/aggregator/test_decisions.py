@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator import decisions as module
 from aggregator.decisions import Decisions
 from aggregator.sites import revoke, rotate
-from casam_fed import bank as banks
-from casam_fed import files as files_of_ours
-from casam_fed.bank import LayerBank
+from casam_fed.bank import layer_bank as banks
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
 from casam_fed.errors import BankError, CasamError, StorageError
-from casam_fed.exchange import decode_json, encode_json
-from casam_fed.files import sha256_bytes
-from casam_fed.release import parse
+from casam_fed.host import files as files_of_ours
+from casam_fed.host.files import sha256_bytes
+from casam_fed.wire.exchange import decode_json, encode_json
 
 from .small_sites import SmallSite, small_release, small_request
 

@@ -15,16 +15,16 @@ from aggregator.home import Home, welcome_of
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, revoke, rotate
 from aggregator.witness import Witness
-from casam_fed import bank
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
-from casam_fed.bank import LayerBank
-from casam_fed.enrolment import open_request, welcome_json
+from casam_fed.bank import layer_bank as bank
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, StorageError
-from casam_fed.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
-from casam_fed.files import write_atomically
-from casam_fed.release import parse
-from casam_fed.segmenter import Segmenter, bank_router
-from casam_fed.snapshot import read_snapshot
+from casam_fed.host.files import write_atomically
+from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.wire.enrolment import open_request, welcome_json
+from casam_fed.wire.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
 from site_client.deployed import DeployedSite
 from site_client.home import SiteHome, renew_keys
 from site_client.outbox import Outbox

@@ -14,12 +14,17 @@ from aggregator.admission import Limits
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver, evaluate, plain
 from aggregator.sites import enrol, revoke
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.backbone.catalogue import backbone_card
-from casam_fed.bank import LayerBank
-from casam_fed.enrolment import open_request, welcome_json
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import pack, parse
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, StorageError, WithheldError
-from casam_fed.exchange import (
+from casam_fed.host.files import sha256_bytes, write_atomically
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.routing.overlap import OverlapLimits
+from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
+from casam_fed.wire.enrolment import open_request, welcome_json
+from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
     HELLO,
     LOG,
@@ -34,15 +39,10 @@ from casam_fed.exchange import (
     encode_json,
     wrap_bytes,
 )
-from casam_fed.files import sha256_bytes, write_atomically
-from casam_fed.release import pack, parse
-from casam_fed.routing.overlap import OverlapLimits
-from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
-from casam_fed.snapshot import read_snapshot
 from site_client.home import SiteHome, create_site_home
 from site_client.outbox import Outbox
 
-from ..casam_fed.releases import card
+from ..casam_fed.bank.releases import card
 from ..loopback import LoopbackGrid
 from .deployed import grid_of
 from .small_sites import SmallSite, small_release, small_report

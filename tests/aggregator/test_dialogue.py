@@ -11,7 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from aggregator import dialogue
 from aggregator.dialogue import Dialogue
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import HELLO, Request
+from casam_fed.wire.exchange import HELLO, Request
 from tests.loopback import LoopbackGrid
 
 

@@ -13,11 +13,11 @@ from aggregator import home as homes
 from aggregator.authority import authority_pem, days_left
 from aggregator.home import AggregatorConfig, Home, create_home, default_listen, host_and_port, welcome_of
 from casam_fed.backbone.catalogue import backbone_card
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig, from_mapping
-from casam_fed.enrolment import open_welcome, welcome_json
 from casam_fed.errors import BackboneError, ConfigError, KeyFileError, StorageError
-from casam_fed.files import sha256_file
+from casam_fed.host.files import sha256_file
+from casam_fed.wire.enrolment import open_welcome, welcome_json
 
 from .small_sites import small_request
 
@@ -31,8 +31,7 @@ def mode(path) -> int:
 @pytest.fixture
 def quick(monkeypatch, made_home):
     """Make folders without encoding an image: what that gives was made once."""
-    from casam_fed.backbone import background
-    from casam_fed.routing import overlap
+    from casam_fed.routing import background, overlap
 
     bank = LayerBank(made_home.bank)
     with safe_open(made_home.probes, "pt") as file:

@@ -9,13 +9,13 @@ import pytest
 
 from aggregator.dialogue import Dialogue, meet
 from aggregator.stages import StreamPlan, run_stream
-from casam_fed.backbone.background import background_of
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import FolderData, PhantomData
 from casam_fed.errors import CasamError, ExchangeError
-from casam_fed.release import parse
-from casam_fed.segmenter import Segmenter
+from casam_fed.inference.segmenter import Segmenter
+from casam_fed.routing.background import background_of
 from site_client.site import Site
 from site_client.site_config import SiteConfig
 

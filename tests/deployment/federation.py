@@ -17,7 +17,7 @@ import psutil
 import yaml
 
 from casam_fed.audit.event import Event
-from casam_fed.processes import free_port
+from casam_fed.host.processes import free_port
 from site_client.home import SiteHome
 from site_client.release_log import ReleaseLog
 

@@ -7,10 +7,10 @@ import pytest
 
 from aggregator.stages import StreamPlan, run_stream
 from casam_fed.audit.keys import fingerprint, public_key
-from casam_fed.backbone.background import background_of
+from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import PhantomData
-from casam_fed.snapshot import read_snapshot
+from casam_fed.routing.background import background_of
 from site_client.site import Site
 from site_client.site_config import SiteConfig
 

@@ -20,10 +20,10 @@ from safetensors.torch import load, save
 from aggregator.superlink import SuperLink
 from casam_fed.audit.statement import open_statement, sign_statement
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import Hello, Request, Submission, Synced, decode_json, wrap_bytes
-from casam_fed.files import sha256_bytes
-from casam_fed.processes import free_port
-from casam_fed.supervision import Child, Supervisor
+from casam_fed.host.files import sha256_bytes
+from casam_fed.host.processes import free_port
+from casam_fed.host.supervision import Child, Supervisor
+from casam_fed.wire.exchange import Hello, Request, Submission, Synced, decode_json, wrap_bytes
 from site_client.client_app import payload_of
 from site_client.home import SiteHome
 from site_client.node import TaskLoop

@@ -8,8 +8,8 @@ from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from casam_fed.audit.event import Event
-from casam_fed.enrolment import welcome_json
-from casam_fed.files import sha256_bytes
+from casam_fed.host.files import sha256_bytes
+from casam_fed.wire.enrolment import welcome_json
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from casam_fed.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
+from casam_fed.wire.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
 
 NAMES = ("histology", "fluorescence", "tissue", "brightfield", "endoscopy", "ct", "mr", "ultrasound", "x-ray")
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from casam_fed.backbone.catalogue import CATALOGUE
-from casam_fed.backbone.pretrain import PretrainOptions
 from simulations.backbone_command import backbone
+from simulations.mini_sam.pretrain import PretrainOptions
 
 CASAM = "from simulations.cli import main; main()"
 
@@ -86,7 +86,7 @@ def test_import_of_a_pinned_file_makes_it_ready(tmp_path, tiny_backbone, monkeyp
     import torch
 
     from casam_fed.backbone.catalogue import BackboneCard
-    from casam_fed.files import sha256_file
+    from casam_fed.host.files import sha256_file
 
     monkeypatch.setenv("CASAM_CACHE", str(tmp_path / "cache"))
     torch.save(tiny_backbone.sam.state_dict(), tmp_path / "tiny.pth")
@@ -134,7 +134,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(casam, tmp_path):
         "import signal, sys\n"
         "class Interrupt:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'casam_fed.backbone.pretrain':\n"
+        "        if name == 'simulations.mini_sam.pretrain':\n"
         "            signal.raise_signal(signal.SIGINT)\n"
         "sys.meta_path.insert(0, Interrupt())\n"
     )

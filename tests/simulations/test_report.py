@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from casam_fed.errors import CasamError, SimulationError, StorageError
-from casam_fed.evaluation_report import METRICS
-from casam_fed.stream import FORMULAS
+from casam_fed.inference.stage_matrix import FORMULAS
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.report import write_report
 from simulations.report.markdown import number
 from simulations.report.unseen import binned_auroc

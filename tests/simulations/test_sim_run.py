@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from casam_fed.supervision import PRIVATE_ENVIRONMENT
+from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 CASAM = [sys.executable, "-c", "from simulations.cli import main; main()"]
 APP = Path(__file__).parents[2] / "simulations" / "app"

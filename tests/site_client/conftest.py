@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from casam_fed.backbone.background import background_of
-from casam_fed.bank import LayerBank
-from casam_fed.release import pack, parse
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import pack, parse
+from casam_fed.routing.background import background_of
 from site_client.home import SiteHome
 from site_client.join import ensure_trained
 from site_client.outbox import Outbox

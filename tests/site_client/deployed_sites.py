@@ -10,17 +10,17 @@ from flwr.supercore.task_identity import TaskIdentity
 from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
 from casam_fed.audit.event import Event
-from casam_fed.bank import LayerBank
-from casam_fed.enrolment import open_request, welcome_json
-from casam_fed.exchange import LOG, SYNC, Logs, Receipt, Request, encode_json, wrap_bytes
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.wire.enrolment import open_request, welcome_json
+from casam_fed.wire.exchange import LOG, SYNC, Logs, Receipt, Request, encode_json, wrap_bytes
 from site_client.client_app import make_client_app
 from site_client.deployed import DeployedSite
 from site_client.egress import Gate
 from site_client.home import SiteHome, create_site_home
 from site_client.release_log import ReleaseLog
 
-from ..casam_fed.bank_logs import ShownLog, shown_log
-from ..casam_fed.welcomes import AGGREGATOR, welcome_for
+from ..casam_fed.bank.bank_logs import ShownLog, shown_log
+from ..casam_fed.wire.welcomes import AGGREGATOR, welcome_for
 
 # Flower's processes set this before an app runs; private, and used in tests/loopback.py alike.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.errors import CasamError
-from casam_fed.exchange import Receipt
-from casam_fed.processes import free_port
+from casam_fed.host.processes import free_port
+from casam_fed.wire.exchange import Receipt
 from site_client import join as joining
 from site_client.cli import site as casam_site
 from site_client.home import SiteHome, create_site_home

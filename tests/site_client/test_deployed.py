@@ -15,19 +15,19 @@ from casam_fed.audit.note import Checkpoint, check_cosigned, check_signed, cosig
 from casam_fed.audit.statement import open_statement
 from casam_fed.audit.tiles import Log
 from casam_fed.backbone.catalogue import backbone_card
-from casam_fed.bank import LayerBank
+from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.bank.release import parse
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
-from casam_fed.exchange import EVALUATE_STAGE, HELLO, LOG, SUBMIT, SYNC, Logs, Receipt, Request, encode_json
-from casam_fed.files import sha256_bytes
-from casam_fed.release import parse
+from casam_fed.host.files import sha256_bytes
+from casam_fed.wire.exchange import EVALUATE_STAGE, HELLO, LOG, SUBMIT, SYNC, Logs, Receipt, Request, encode_json
 from site_client.deployed import DeployedSite
 from site_client.home import renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
 from site_client.site import Site
 
-from ..casam_fed.bank_logs import shown_log
-from ..casam_fed.welcomes import AGGREGATOR
+from ..casam_fed.bank.bank_logs import shown_log
+from ..casam_fed.wire.welcomes import AGGREGATOR
 from .deployed_sites import (
     Asked,
     approve,

@@ -8,8 +8,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 
 from casam_fed.audit.event import Event
 from casam_fed.errors import LogError, StorageError
-from casam_fed.evaluation_report import RouteReport
-from casam_fed.exchange import (
+from casam_fed.host.files import sha256_bytes
+from casam_fed.wire.evaluation_report import RouteReport
+from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
     HELLO,
     SUBMIT,
@@ -21,7 +22,6 @@ from casam_fed.exchange import (
     encode_json,
     wrap_bytes,
 )
-from casam_fed.files import sha256_bytes
 from site_client import egress
 from site_client.egress import Gate
 from site_client.home import SiteHome, create_site_home

@@ -8,14 +8,14 @@ import stat
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-import casam_fed.files
+import casam_fed.host.files
 from casam_fed.audit.keys import fingerprint, public_key, public_pem
 from casam_fed.backbone.catalogue import backbone_card
-from casam_fed.enrolment import open_request, welcome_json
 from casam_fed.errors import ConfigError, EnrolmentError, KeyFileError, StorageError
+from casam_fed.wire.enrolment import open_request, welcome_json
 from site_client.home import SiteHome, create_site_home, renew_keys
 
-from ..casam_fed.welcomes import METHOD, authority, welcome_for
+from ..casam_fed.wire.welcomes import METHOD, authority, welcome_for
 from .deployed_sites import SETTINGS, give_welcome, welcomed_home
 
 
@@ -45,7 +45,7 @@ def disk_that_fills(monkeypatch):
                 raise OSError(28, "No space left on device")
             honest(source, target)
 
-        monkeypatch.setattr(casam_fed.files.os, "replace", replace)
+        monkeypatch.setattr(casam_fed.host.files.os, "replace", replace)
 
     yield after
     monkeypatch.undo()

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
-from casam_fed.files import sha256_bytes
+from casam_fed.host.files import sha256_bytes
 from site_client import node
 from site_client.node import TaskLoop
 

@@ -5,17 +5,17 @@ import json
 import pytest
 
 from casam_fed.audit.statement import open_statement
-from casam_fed.card import card_json
+from casam_fed.bank.card import card_json
+from casam_fed.bank.release import parse
 from casam_fed.errors import ExchangeError, KeyFileError
-from casam_fed.exchange import Receipt, encode_json
-from casam_fed.files import sha256_bytes, write_atomically
-from casam_fed.release import parse
+from casam_fed.host.files import sha256_bytes, write_atomically
+from casam_fed.wire.exchange import Receipt, encode_json
 from site_client import outbox as outboxes
 from site_client.home import renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
 
-from ..casam_fed.releases import release_bytes
+from ..casam_fed.bank.releases import release_bytes
 from .deployed_sites import approve, give_welcome, welcomed_home
 
 RELEASE, LATER_RELEASE = release_bytes(seed=1), release_bytes(seed=2)

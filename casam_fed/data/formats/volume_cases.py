@@ -20,7 +20,7 @@ from casam_fed.data.raster import MAX_LABEL, present_values, require_values
 from casam_fed.data.sample import Record, Sample
 from casam_fed.data.volume import Intensity, Percentiles, Volume, open_volume, to_rgb
 from casam_fed.errors import DataError
-from casam_fed.files import sha256_bytes, write_atomically
+from casam_fed.host.files import sha256_bytes, write_atomically
 
 __all__ = [
     "ClassValues",

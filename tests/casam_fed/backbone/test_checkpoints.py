@@ -27,7 +27,7 @@ from casam_fed.backbone.checkpoints import (
 )
 from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.errors import BackboneError, CasamError, StorageError
-from casam_fed.files import sha256_file
+from casam_fed.host.files import sha256_file
 
 
 class Trap:

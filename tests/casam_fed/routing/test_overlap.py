@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from casam_fed.backbone.background import background_of
 from casam_fed.backbone.preparation import prepare
 from casam_fed.data.dataset import PhantomData, open_dataset
 from casam_fed.errors import BankError, DataError, TrainingError
 from casam_fed.routing import overlap
+from casam_fed.routing.background import background_of
 from casam_fed.routing.calibration import Threshold
 from casam_fed.routing.gaussian import Background, GaussianStatistics
 from casam_fed.routing.overlap import LIMITS, Claim, OverlapLimits, OverlapTable, measure_overlap, probe_features

@@ -5,11 +5,11 @@ import torch
 from flwr.app import Array, ArrayRecord
 from safetensors.torch import load, save
 
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.data.dataset import PhantomData
 from casam_fed.errors import ExchangeError
-from casam_fed.exchange import unwrap_bytes, wrap_bytes
-from casam_fed.training import train_alignment
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.training import train_alignment
+from casam_fed.wire.exchange import unwrap_bytes, wrap_bytes
 from simulations.methods.fedavg import AVERAGE, add_fedavg, layer_bytes, run_fedavg
 from site_client.site import Site
 from site_client.site_config import SiteConfig

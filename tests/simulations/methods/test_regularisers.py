@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from casam_fed.alignment import AlignmentLayer
 from casam_fed.config import MethodConfig
 from casam_fed.data.folder import FolderReader
-from casam_fed.embeddings import EmbeddingStore
-from casam_fed.fitting import draw_batch, forward
-from casam_fed.task_data import encode_task
+from casam_fed.method.alignment import AlignmentLayer
+from casam_fed.method.embeddings import EmbeddingStore
+from casam_fed.method.fitting import draw_batch, forward
+from casam_fed.method.task_data import encode_task
 from simulations.methods.regularisers import Consolidation, distillation, fisher_diagonal
 
 CONFIG = MethodConfig(epochs=1, min_steps=2, batch_size=4, masks_per_image=2, threads=1, point_share=0.0)

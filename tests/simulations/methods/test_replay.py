@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from casam_fed.fitting import batch_at
+from casam_fed.method.fitting import batch_at
 from simulations.methods.replay import buffer_of, mixed_batch
 
 TASKS = [[f"{task}{number}" for number in range(20)] for task in "abc"]

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from casam_fed.evaluation_report import METRICS
-from casam_fed.fitting import total_steps
-from casam_fed.task_data import TaskData
-from casam_fed.training import train_alignment
+from casam_fed.method.fitting import total_steps
+from casam_fed.method.task_data import TaskData
+from casam_fed.method.training import train_alignment
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.methods import shared_layer
 from simulations.methods.shared_layer import learn_pooled, learn_staged, outcome_through, plain_sam
 
@@ -113,7 +113,7 @@ def test_plain_sam_forgets_nothing_and_gains_nothing(tasks):
 
 
 def test_a_layer_that_is_the_identity_scores_as_plain_sam_does(tasks):
-    from casam_fed.alignment import AlignmentLayer
+    from casam_fed.method.alignment import AlignmentLayer
 
     layer = AlignmentLayer(tasks.backbone.geometry.channels)
     outcome = outcome_through("joint", tasks, 0, layer, {})

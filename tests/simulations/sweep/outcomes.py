@@ -1,6 +1,6 @@
 """Outcomes with numbers that can be checked by hand."""
 
-from casam_fed.evaluation_report import METRICS
+from casam_fed.wire.evaluation_report import METRICS
 from simulations.methods.outcome import Outcome, UnseenScores
 
 TASKS = ("one", "two", "three")

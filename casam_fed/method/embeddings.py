@@ -1,0 +1,120 @@
+"""Every image encoded once: the encoder's outputs on disk, shared by training, calibration and evaluation.
+
+The encoder is frozen, so its output is a pure function of the prepared image and the backbone. One safetensors file per
+image, half precision, memory-mapped when read, addressed by what it was computed from:
+`<store>/<backbone digest>/<first two digits>/<digest of the prepared image>.safetensors`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from casam_fed.backbone.model import Backbone
+from casam_fed.backbone.preparation import PreparedImage
+from casam_fed.errors import StorageError
+from casam_fed.host.files import sha256_bytes, write_atomically
+
+__all__ = ["EmbeddingStore"]
+
+
+class EmbeddingStore:
+    """Embeddings of one backbone, fp16 [C, h, w] each.
+
+    A file that is truncated, altered or made for something else is recognised by its header and its payload's digest and
+    is computed anew, never used. `encoded` counts the images that this object had to encode.
+    """
+
+    def __init__(self, root: Path, backbone: Backbone) -> None:
+        self.root = root / backbone.digest
+        self.backbone = backbone
+        self.encoded = 0
+        self._verified: set[str] = set()
+
+    def add(
+        self, images: Iterable[PreparedImage], batch: int = 8, progress: Callable[[int], None] | None = None
+    ) -> list[str]:
+        """Make sure that all images are stored and return their keys, in order.
+
+        Args:
+            images: prepared images; consumed lazily, never more than `batch` of those to encode held at a time.
+            batch: images encoded together.
+            progress: called with the number of images done.
+
+        Raises:
+            StorageError: the disk is full or cannot be written.
+        """
+        keys: list[str] = []
+        waiting: dict[str, PreparedImage] = {}
+        for image in images:
+            key = image.digest
+            keys.append(key)
+            if not self._is_whole(key):
+                waiting[key] = image
+            if len(waiting) == batch:
+                self._encode(waiting)
+                waiting = {}
+            if progress is not None:
+                progress(len(keys))
+        self._encode(waiting)
+        return keys
+
+    def load(self, keys: Sequence[str]) -> Tensor:
+        """Return the embeddings of `keys`, float32 [B, C, h, w] on the CPU.
+
+        Raises:
+            KeyError: a key was never added.
+            StorageError: its file has gone or been damaged since.
+        """
+        rows = []
+        for key in keys:
+            if not self._is_whole(key):
+                raise KeyError(key)
+            try:
+                with safe_open(self._path(key), framework="pt") as file:
+                    rows.append(file.get_tensor("embedding"))
+            except (OSError, SafetensorError) as error:
+                raise StorageError(f"{self._path(key)} is gone or damaged; run again: it is encoded anew") from error
+        return torch.stack(rows).float()
+
+    def _encode(self, waiting: dict[str, PreparedImage]) -> None:
+        if not waiting:
+            return
+        embeddings = self.backbone.embed([image.pixels for image in waiting.values()]).half().cpu()
+        for key, embedding in zip(waiting, embeddings, strict=True):
+            record = {"key": key, "backbone": self.backbone.digest, "sha256": _payload_digest(embedding)}
+            data = save({"embedding": embedding.contiguous()}, {"record": json.dumps(record, sort_keys=True)})
+            write_atomically(self._path(key), data, private=True)
+            self.encoded += 1
+            self._verified.add(key)
+
+    def _is_whole(self, key: str) -> bool:
+        """Return whether the file of `key` is what it claims to be; its payload is digested once per object."""
+        if key in self._verified:
+            return True
+        path = self._path(key)
+        geometry = self.backbone.geometry
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {}).get("record", "null"))
+                embedding = file.get_tensor("embedding")
+        except (OSError, SafetensorError, ValueError):
+            return False
+        shape = (geometry.channels, geometry.grid, geometry.grid)
+        if tuple(embedding.shape) != shape or embedding.dtype != torch.float16:
+            return False
+        if record != {"key": key, "backbone": self.backbone.digest, "sha256": _payload_digest(embedding)}:
+            return False
+        self._verified.add(key)
+        return True
+
+    def _path(self, key: str) -> Path:
+        return self.root / key[:2] / f"{key}.safetensors"
+
+
+def _payload_digest(embedding: Tensor) -> str:
+    return sha256_bytes(embedding.contiguous().numpy().data)
