@@ -19,10 +19,10 @@ from torch import Tensor
 
 from casam_fed.audit.dsse import read_envelope, unseal
 from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, open_statement
-from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.bank.release import Release, parse
 from casam_fed.bank.snapshot import Entry
 from casam_fed.errors import CasamError
+from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.host.files import sha256_bytes
 from casam_fed.host.printable import printable
 from casam_fed.routing.gaussian import Background

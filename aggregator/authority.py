@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from casam_fed.config import NAME_PATTERN
 from casam_fed.errors import ConfigError, StorageError
+from casam_fed.forms import NAME_PATTERN
 from casam_fed.host.files import write_atomically
 
 __all__ = ["DaysLeft", "authority_pem", "create_authority", "days_left", "renew_server_certificate"]

@@ -25,12 +25,11 @@ from aggregator.admission import Decision, EnrolledSite, Limits, Standing, exami
 from aggregator.home import Home
 from aggregator.ledger import Ledger
 from aggregator.sites import read_sites
-from casam_fed.bank.card import Digest, Slug
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import Release, parse
 from casam_fed.bank.snapshot import Entry, read_snapshot
-from casam_fed.config import STRICT
 from casam_fed.errors import BankError
+from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
 from casam_fed.routing.state import router_state_from

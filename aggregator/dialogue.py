@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.errors import ExchangeError
+from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
     HELLO,

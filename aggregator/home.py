@@ -31,10 +31,10 @@ from pydantic.dataclasses import dataclass
 
 from aggregator.authority import authority_pem, create_authority
 from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
-from casam_fed.bank.card import Slug
 from casam_fed.bank.snapshot import read_snapshot
-from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
+from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.errors import ConfigError
+from casam_fed.forms import STRICT, Slug
 from casam_fed.host.files import as_storage_error, sha256_file, write_atomically
 from casam_fed.wire.enrolment import Address, EnrolmentRequest, Welcome
 

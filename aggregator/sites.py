@@ -14,9 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.audit.keys import fingerprint, public_key
-from casam_fed.bank.card import Slug
-from casam_fed.config import STRICT
 from casam_fed.errors import EnrolmentError, KeyFileError
+from casam_fed.forms import STRICT, Slug
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import write_atomically
 from casam_fed.wire.enrolment import EnrolmentRequest, Pem

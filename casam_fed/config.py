@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
+from casam_fed.forms import NAME_PATTERN, STRICT
 from casam_fed.host.files import sha256_bytes
 
-__all__ = ["NAME_PATTERN", "STRICT", "MethodConfig", "from_mapping", "read_yaml"]
-
-STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-"""What names of sites and tasks are made of: they become names of folders, and travel."""
+__all__ = ["MethodConfig", "from_mapping", "read_yaml"]
 
 T = TypeVar("T")
 

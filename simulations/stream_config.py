@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.bank.card import Slug
-from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
+from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.data.dataset import DataConfig
 from casam_fed.errors import ConfigError
+from casam_fed.forms import STRICT, Slug
 from site_client.site_config import SiteConfig
 
 __all__ = ["BaselineConfig", "StreamConfig", "UnseenSet", "method_record", "read_stream"]

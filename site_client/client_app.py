@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError
+from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.wire.exchange import (
     LOG,
     Hello,

@@ -11,8 +11,8 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from casam_fed.bank.card import MAX_RELEASE_BYTES
 from casam_fed.errors import CasamError, ExchangeError
+from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.host.files import sha256_bytes
 from casam_fed.wire.exchange import (
     EVALUATE_STAGE,

@@ -5,9 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.bank.card import Label, Slug
-from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.data.dataset import DataConfig
+from casam_fed.forms import NAME_PATTERN, STRICT, Label, Slug
 
 __all__ = ["SiteConfig", "SiteSettings"]
 

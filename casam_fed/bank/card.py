@@ -9,17 +9,11 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.errors import ReleaseError
+from casam_fed.forms import STRICT, Digest, Label, Slug
 
-__all__ = ["MAX_RELEASE_BYTES", "Card", "Digest", "Label", "Slug", "bucketed", "card_json", "parse_card"]
+__all__ = ["Card", "bucketed", "card_json", "parse_card"]
 
-MAX_RELEASE_BYTES = 128 << 20
-"""The most that a release may have: some nine times that of a ViT backbone with three blocks."""
-
-Slug = Annotated[str, Field(pattern=NAME_PATTERN)]
-Label = Annotated[str, Field(pattern=r"^[\w &+./()-]{0,64}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Scalar = bool | int | float | Annotated[str, Field(pattern=r"^[a-z_]{0,32}$")]
 
 

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from casam_fed.bank.card import MAX_RELEASE_BYTES, Card, card_json, parse_card
+from casam_fed.bank.card import Card, card_json, parse_card
 from casam_fed.errors import ReleaseError
+from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.host.files import sha256_bytes
 from casam_fed.method.alignment import expected_shapes
 from casam_fed.routing.state import expected_router_shapes, router_state_from

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.bank.card import MAX_RELEASE_BYTES, Digest, Slug
-from casam_fed.config import STRICT
 from casam_fed.errors import BankError
+from casam_fed.forms import MAX_RELEASE_BYTES, STRICT, Digest, Slug
 from casam_fed.host.files import as_storage_error, sha256_bytes
 
 __all__ = ["MAX_SNAPSHOT_BYTES", "Entry", "Snapshot", "read_snapshot"]

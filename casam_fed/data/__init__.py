@@ -1,1 +1,1 @@
-"""Readers of datasets, patient-wise splits, and the prompts that stand in for a user. Imports no torch."""
+"""Readers of datasets, patient-wise splits, checks, and the prompts that stand in for a user. No torch."""

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
 from casam_fed.data.catalogue import dataset_card
 from casam_fed.data.public import PublicData, open_public
 from casam_fed.data.sample import Reader, Record
 from casam_fed.data.split import split_records
 from casam_fed.data.split_file import kept_split
+from casam_fed.forms import STRICT
 
 __all__ = ["DataBlock", "DataConfig", "Dataset", "FolderData", "PhantomData", "open_dataset", "open_reader"]
 

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
 from casam_fed.data.catalogue import dataset_card
 from casam_fed.data.sample import Reader
 from casam_fed.errors import ConfigError
+from casam_fed.forms import STRICT
 from casam_fed.host.files import cache_dir
 
 __all__ = ["PublicData", "open_public"]

@@ -23,9 +23,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from casam_fed.backbone.model import Backbone
-from casam_fed.config import NAME_PATTERN, STRICT
 from casam_fed.drawn.label_maps import draw
 from casam_fed.errors import BankError, TrainingError
+from casam_fed.forms import NAME_PATTERN, STRICT
 from casam_fed.routing.gaussian import Background, GaussianStatistics
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.route import UNKNOWN, RouterKind, route

@@ -18,9 +18,9 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.audit.dsse import read_envelope, seal, unseal
 from casam_fed.audit.keys import fingerprint, public_key
-from casam_fed.bank.card import Digest, Slug
-from casam_fed.config import STRICT, MethodConfig
+from casam_fed.config import MethodConfig
 from casam_fed.errors import CasamError, EnrolmentError
+from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.printable import printable
 
 __all__ = [

@@ -8,8 +8,7 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.bank.card import Slug
-from casam_fed.config import STRICT
+from casam_fed.forms import STRICT, Slug
 
 __all__ = ["METRICS", "STRENGTH_EDGES", "RouteReport", "withheld"]
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.bank.card import Digest, Slug
-from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError
+from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.printable import printable
 from casam_fed.wire.evaluation_report import RouteReport
 

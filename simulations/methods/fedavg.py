@@ -18,9 +18,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from aggregator.dialogue import bytes_of, meet, text_of
-from casam_fed.bank.card import MAX_RELEASE_BYTES
-from casam_fed.config import STRICT
 from casam_fed.errors import ExchangeError, ReleaseError
+from casam_fed.forms import MAX_RELEASE_BYTES, STRICT
 from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
 from casam_fed.method.fitting import adam, batch_at, fit, total_steps
 from casam_fed.method.task_data import EncodedImage

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
+from casam_fed.forms import STRICT
 from casam_fed.inference.stage_matrix import StageMatrix
 
 __all__ = ["Outcome", "UnseenScores"]

@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT
 from casam_fed.errors import ConfigError, SimulationError
+from casam_fed.forms import STRICT
 from casam_fed.host.files import write_atomically
 from simulations.flower_processes import end_leftovers
 from simulations.methods.outcome import Outcome

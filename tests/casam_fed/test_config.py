@@ -8,8 +8,9 @@ import pytest
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.config import STRICT, MethodConfig, from_mapping, read_yaml
+from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.errors import ConfigError
+from casam_fed.forms import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
