@@ -25,7 +25,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from casam_fed.errors import ConfigError, StorageError
 from casam_fed.forms import NAME_PATTERN
-from casam_fed.host.files import write_atomically
+from casam_fed.host.files import reason_of, write_atomically
 
 __all__ = ["DaysLeft", "authority_pem", "create_authority", "days_left", "renew_server_certificate"]
 
@@ -325,5 +325,5 @@ def _read(path: Path, mend: str) -> bytes:
     except FileNotFoundError as error:
         raise StorageError(f"{path} is missing; {mend}") from error
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        reason = reason_of(error)
         raise StorageError(f"cannot read {path}: {reason}; let this user read the files of the authority") from error

@@ -8,7 +8,6 @@ no receipt yet, offers its release again and is told of the entry that it has.
 """
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +31,7 @@ from casam_fed.errors import BankError
 from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
+from casam_fed.host.locks import only_one
 from casam_fed.routing.state import router_state_from
 from casam_fed.wire.exchange import Reason, Receipt
 
@@ -242,10 +242,7 @@ class Decisions:
         Deliveries are processes of their own, and a person may accept a release meanwhile. The system frees the lock when
         its process ends, however it ends.
         """
-        path = self.home.path / "decisions.lock"
-        with contextlib.ExitStack() as stack:
-            with as_storage_error("lock", path):
-                fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+        with only_one(self.home.path / "decisions.lock"):
             yield
 
     def _told(self, record: Record) -> Receipt:

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aggregator.gateway_bounds import Budget, Limits, Pace, Quota, RefusalLog
 from casam_fed.errors import ConfigError
+from casam_fed.host.files import reason_of
 
 __all__ = ["Limits", "main", "make_gateway", "serve"]
 
@@ -185,7 +186,7 @@ def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:
-        raise ConfigError(f"cannot read the CA certificate {ca}: {_reason(error)}; give a PEM file") from error
+        raise ConfigError(f"cannot read the CA certificate {ca}: {reason_of(error)}; give a PEM file") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     client = httpx.AsyncClient(
         base_url=f"https://{upstream}",
@@ -444,7 +445,7 @@ def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key, password="")
     except OSError as error:
         raise ConfigError(
-            f"cannot use the certificate {certificate} with the key {key}: {_reason(error)}; "
+            f"cannot use the certificate {certificate} with the key {key}: {reason_of(error)}; "
             "give a PEM certificate and its key without passphrase"
         ) from error
     return context
@@ -466,7 +467,7 @@ def _bind(listen: str) -> socket.socket:
             stack.pop_all()
     except OSError as error:
         mend = "end the program that uses the port or give another --listen"
-        raise ConfigError(f"cannot listen on port {port} of {host}: {_reason(error)}; {mend}") from error
+        raise ConfigError(f"cannot listen on port {port} of {host}: {reason_of(error)}; {mend}") from error
     return bound
 
 
@@ -476,10 +477,6 @@ def _allow_open_files(wanted: int) -> None:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

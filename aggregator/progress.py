@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from aggregator.home import Home
+from casam_fed.host.files import reason_of
 from casam_fed.host.line_log import append_event, read_lines
 from casam_fed.host.printable import printable
 
@@ -33,7 +34,7 @@ class Progress:
             append_event(self._path, text)
         except OSError as error:
             # A full disk must not end an aggregator that could go on once there is space.
-            click.echo(printable(f"{text} (not in {self._path}: {error.strerror})"))
+            click.echo(printable(f"{text} (not in {self._path}: {reason_of(error)})"))
         self.show()
 
     def say_once(self, text: str) -> None:

@@ -10,7 +10,7 @@ from aggregator.ledger import Ledger
 from casam_fed.audit.keys import shown
 from casam_fed.errors import ConfigError, EnrolmentError
 from casam_fed.host.command_line import folder_argument, require_yes
-from casam_fed.host.files import write_atomically
+from casam_fed.host.files import reason_of, write_atomically
 from casam_fed.wire.enrolment import EnrolmentRequest, open_request, welcome_json
 
 __all__ = ["enroll", "revoke", "rotate"]
@@ -79,7 +79,7 @@ def _read(path: Path) -> EnrolmentRequest:
     try:
         data = path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or "it cannot be read").lower()
+        reason = reason_of(error)
         raise ConfigError(f"cannot read {path}: {reason}; give the REQUEST.json that the hospital has sent") from error
     return open_request(data)
 

@@ -15,7 +15,9 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from casam_fed.audit.forms import NAME, SIZES, is_time
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import CasamError
+from casam_fed.host.files import reason_of
 
 __all__ = [
     "CODES",
@@ -179,7 +181,7 @@ class Folder:
                     raise CheckError(missing, f"{name} is no longer a plain file; {_AGAIN}")
                 yield file
         except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
+            reason = reason_of(error)
             raise CheckError(missing, f"{name} cannot be read: {reason}; let this user read the export") from error
 
     def _list(self) -> None:
@@ -238,7 +240,7 @@ def guide(name: str) -> bytes | None:
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return the one form of a manifest: canonical JSON and a newline."""
     fields = {name: getattr(manifest, name) for name in ("kind", "federation", "site", "made", "code")}
-    return (json.dumps({"format": FORMAT, **fields}, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
+    return (canonical_json({"format": FORMAT, **fields}) + "\n").encode("ascii")
 
 
 def read_manifest(folder: Folder) -> Manifest:

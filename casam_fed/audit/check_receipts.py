@@ -21,6 +21,7 @@ from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import check_inclusion, inclusion_path
 from casam_fed.audit.note import check_signed
 from casam_fed.audit.proof import MAX_PROOF_BYTES, read_proof
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import LogError, SignatureError
 
 __all__ = ["check_receipts"]
@@ -84,7 +85,7 @@ def _told(payload: bytes) -> dict[str, Any]:
     number = told["sequence"]
     if told["outcome"] not in _OUTCOMES or not (number is None or (type(number) is int and number in SIZES)):
         raise ValueError("outcome or number is not in its form")
-    if json.dumps(told, sort_keys=True, separators=(",", ":")).encode("ascii") != payload:
+    if canonical_json(told).encode("ascii") != payload:
         raise ValueError("written otherwise")
     return told
 

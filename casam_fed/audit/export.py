@@ -22,7 +22,7 @@ from casam_fed.audit.note import Note
 from casam_fed.audit.tiles import Log
 from casam_fed.errors import LogError, SignatureError
 from casam_fed.host.clock import utc_now
-from casam_fed.host.files import as_storage_error
+from casam_fed.host.files import as_storage_error, reason_of
 
 __all__ = ["Exported", "Home", "events_in", "export", "find_home", "whose", "witnessed_of"]
 
@@ -272,7 +272,7 @@ class _Copy:
         except FileNotFoundError:
             return _MISSING
         except OSError as error:
-            return f"{path} cannot be read ({(error.strerror or type(error).__name__).lower()})"
+            return f"{path} cannot be read ({reason_of(error)})"
         found = hashlib.sha256()
         with os.fdopen(source, "rb") as file, open(target, "xb", opener=_private) as out:
             status = os.fstat(source)

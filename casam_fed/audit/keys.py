@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from casam_fed.errors import KeyFileError
+from casam_fed.host.files import reason_of
 
 __all__ = ["fingerprint", "load_private_key", "private_pem", "public_key", "public_pem", "shown"]
 
@@ -63,7 +64,7 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         mode = path.stat().st_mode & 0o777
         data = path.read_bytes()
     except OSError as error:
-        reason = (error.strerror or "it cannot be read").lower()
+        reason = reason_of(error)
         raise KeyFileError(f"the signing key {path} cannot be read: {reason}; restore it, or rotate the key") from error
     if mode & 0o077:
         raise KeyFileError(f"the signing key {path} can be read by others (mode {mode:04o}); run chmod 600 {path}")

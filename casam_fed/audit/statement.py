@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from casam_fed.audit.dsse import seal, unseal
 from casam_fed.audit.event import PAYLOAD_TYPE
 from casam_fed.audit.forms import DIGEST, NAME, SIZES, is_time
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import SignatureError
 
 __all__ = ["PAYLOAD_TYPE", "PREDICATE_TYPE", "Statement", "open_statement", "sign_statement"]
@@ -102,7 +103,7 @@ def _payload(statement: Statement) -> bytes:
         "predicateType": PREDICATE_TYPE,
         "predicate": predicate,
     }
-    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
+    return canonical_json(content).encode("ascii")
 
 
 def _check(statement: Statement, sender: str) -> None:

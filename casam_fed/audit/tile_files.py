@@ -1,13 +1,13 @@
 """How the parts of a log are written: in place and then renamed, whole or not at all, by one process at a time."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from casam_fed.audit.tile_layout import WIDTH
 from casam_fed.host.files import as_storage_error
+from casam_fed.host.locks import only_one
 
 __all__ = ["MEND", "drop_empty", "find", "make_folder", "only_writer", "partial", "put", "rename", "replace"]
 
@@ -113,13 +113,8 @@ def _flush(folder: Path) -> None:
 @contextlib.contextmanager
 def only_writer(folder: Path, *, new: bool = False) -> Iterator[None]:
     """Let one process at a time write."""
-    with as_storage_error("lock", folder, MEND):
-        if new:
-            make_folder(folder)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
+    if new:
         with as_storage_error("lock", folder, MEND):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            make_folder(folder)
+    with only_one(folder / ".lock"):
         yield
-    finally:
-        os.close(descriptor)

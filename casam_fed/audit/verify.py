@@ -35,6 +35,7 @@ from casam_fed.audit.check_receipts import check_receipts
 from casam_fed.audit.event import Event, site_origin
 from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.errors import KeyFileError
+from casam_fed.host.files import reason_of
 
 __all__ = ["Report", "verify"]
 
@@ -113,7 +114,7 @@ def _key(path: Path, owner: str) -> Ed25519PublicKey:
             data = file.read(_MAX_KEY_BYTES + 1)
         return public_key(data.decode("latin-1"), f"{owner} ({path})")
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        reason = reason_of(error)
         raise CheckError("key-form", f"the key {path} cannot be read: {reason}; let this user read it") from error
     except KeyFileError as error:
         raise CheckError("key-form", str(error)) from error

@@ -3,12 +3,12 @@
 A card holds no path, no file name, no patient and no free text; counts are rounded down to a coarse grid.
 """
 
-import json
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import ReleaseError
 from casam_fed.forms import STRICT, Digest, Label, Slug
 
@@ -64,7 +64,7 @@ def bucketed(count: int) -> int:
 def card_json(card: Card) -> str:
     """Return the one canonical JSON text of a card: sorted keys, no spaces, ASCII."""
     plain = TypeAdapter(Card).dump_python(card, mode="json")
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return canonical_json(plain)
 
 
 def parse_card(text: str) -> Card:

@@ -12,7 +12,6 @@ and before the snapshot, and `LayerBank.restore` brings a snapshot that a crash 
 """
 
 import contextlib
-import fcntl
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -26,6 +25,7 @@ from casam_fed.bank.release import Release, parse
 from casam_fed.bank.snapshot import MAX_SNAPSHOT_BYTES, Entry, Snapshot, read_snapshot
 from casam_fed.errors import BankError, CasamError, ReleaseError, TrainingError
 from casam_fed.host.files import as_storage_error, sha256_bytes, write_atomically
+from casam_fed.host.locks import only_one
 from casam_fed.routing.gaussian import Background, GaussianScorer
 from casam_fed.routing.state import router_state_from
 
@@ -314,8 +314,7 @@ def _sweep(folder: Path, snapshot: Snapshot) -> None:
 def _only_writer(folder: Path) -> Iterator[None]:
     """Hold the lock of the bank in `folder`, waiting for it; the system frees it when its process ends, however it ends."""
     path = folder / ".lock"
-    with contextlib.ExitStack() as stack:
-        with as_storage_error("lock", path):
-            folder.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
+    with as_storage_error("lock", path):
+        folder.mkdir(parents=True, exist_ok=True)
+    with only_one(path):
         yield

@@ -1,12 +1,12 @@
 """The bank's snapshot: what it holds, small and canonical, so that its digest stands for the whole bank. Needs no torch."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import BankError
 from casam_fed.forms import MAX_RELEASE_BYTES, STRICT, Digest, Slug
 from casam_fed.host.files import as_storage_error, sha256_bytes
@@ -42,7 +42,7 @@ class Snapshot:
     def data(self) -> bytes:
         """The canonical JSON: sorted keys, no spaces, ASCII."""
         plain = TypeAdapter(Snapshot).dump_python(self, mode="json")
-        return json.dumps(plain, sort_keys=True, separators=(",", ":")).encode("ascii")
+        return canonical_json(plain).encode("ascii")
 
     @property
     def digest(self) -> str:

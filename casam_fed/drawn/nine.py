@@ -12,6 +12,7 @@ from typing import Final
 from casam_fed.drawn import nine_pictures, nine_volumes
 from casam_fed.drawn.nine_files import Amount, Written, make_folder
 from casam_fed.errors import ConfigError, StorageError
+from casam_fed.host.files import reason_of
 
 __all__ = ["SIZES", "write_nine"]
 
@@ -89,7 +90,7 @@ def write_nine(out: Path, size: str, seed: int, say: Callable[[str], None]) -> N
                 out.rmdir()
             drawn.rename(out)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         raise StorageError(
             f"cannot write {out}: {reason}; free space or choose a folder that can be written, then run again"
         ) from error

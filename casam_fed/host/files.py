@@ -9,7 +9,15 @@ from pathlib import Path
 
 from casam_fed.errors import StorageError
 
-__all__ = ["as_storage_error", "cache_dir", "keep_by_digest", "sha256_bytes", "sha256_file", "write_atomically"]
+__all__ = [
+    "as_storage_error",
+    "cache_dir",
+    "keep_by_digest",
+    "reason_of",
+    "sha256_bytes",
+    "sha256_file",
+    "write_atomically",
+]
 
 
 def sha256_bytes(data: bytes | memoryview) -> str:
@@ -80,8 +88,12 @@ def as_storage_error(
     except OSError as error:
         if action == "read" and isinstance(error, FileNotFoundError):
             raise
-        reason = (error.strerror or type(error).__name__).lower()
-        raise StorageError(f"cannot {action} {path}: {reason}; {mend}") from error
+        raise StorageError(f"cannot {action} {path}: {reason_of(error)}; {mend}") from error
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the system says of a file or an address, in a few words for the middle of a sentence."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 def cache_dir() -> Path:

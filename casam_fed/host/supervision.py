@@ -19,6 +19,7 @@ from typing import IO
 
 from casam_fed.errors import SupervisionError
 from casam_fed.host.clock import utc_now
+from casam_fed.host.files import reason_of
 from casam_fed.host.processes import end_marked
 from casam_fed.host.signals import stop_on_signals, undisturbed
 
@@ -158,7 +159,7 @@ class _Kept:
         try:
             self._start()
         except OSError as error:
-            raise SupervisionError(f"{name} cannot be started: {_reason(error)}; its log is {self._log}") from error
+            raise SupervisionError(f"{name} cannot be started: {reason_of(error)}; its log is {self._log}") from error
         deadline = time.monotonic() + _READY_S
         while self.child.ready is not None and not self.child.ready():
             if not self.alive():
@@ -191,7 +192,7 @@ class _Kept:
             try:
                 self._start()
             except OSError as error:
-                sentence = self._postponed(f"cannot be started: {_reason(error)}")
+                sentence = self._postponed(f"cannot be started: {reason_of(error)}")
         return sentence
 
     def restart(self) -> None:
@@ -303,7 +304,7 @@ def _only_supervisor(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = path.open("a+", encoding="ascii", errors="replace")
     except OSError as error:
-        raise SupervisionError(f"cannot open {path}: {_reason(error)}; let this user write {folder}") from error
+        raise SupervisionError(f"cannot open {path}: {reason_of(error)}; let this user write {folder}") from error
     with lock:
         # `is_running` holds it for a moment too.
         deadline = time.monotonic() + _LOCK_S
@@ -327,7 +328,7 @@ def _locked(lock: IO[str]) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise SupervisionError(f"cannot lock {lock.name}: {_reason(error)}; use a folder on a local disk") from error
+        raise SupervisionError(f"cannot lock {lock.name}: {reason_of(error)}; use a folder on a local disk") from error
     return True
 
 
@@ -358,7 +359,3 @@ def _await_end(process: subprocess.Popen[bytes], seconds: float) -> bool:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     return process.returncode is not None
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or type(error).__name__).lower()

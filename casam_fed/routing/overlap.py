@@ -11,7 +11,6 @@ with msd_prostate as the newcomer 36% of promise12's samples and 22% of its imag
 and 38% by vae.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, NamedTuple, get_args
 
@@ -23,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from casam_fed.backbone.model import Backbone
+from casam_fed.canonical import canonical_json
 from casam_fed.drawn.label_maps import draw
 from casam_fed.errors import BankError, TrainingError
 from casam_fed.forms import NAME_PATTERN, STRICT
@@ -159,7 +159,7 @@ class OverlapTable:
     def to_json(self) -> str:
         """Return the one canonical JSON text: sorted keys, no spaces, ASCII."""
         plain = TypeAdapter(OverlapTable).dump_python(self, mode="json")
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return canonical_json(plain)
 
     @staticmethod
     def from_json(text: str) -> "OverlapTable":

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.audit.dsse import read_envelope, seal, unseal
 from casam_fed.audit.keys import fingerprint, public_key
+from casam_fed.canonical import canonical_json
 from casam_fed.config import MethodConfig
 from casam_fed.errors import CasamError, EnrolmentError
 from casam_fed.forms import STRICT, Digest, Slug
@@ -187,7 +188,7 @@ def _plain(value: EnrolmentRequest | Welcome) -> Any:
 
 
 def _json(value: EnrolmentRequest) -> bytes:
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":")).encode("ascii")
+    return canonical_json(_plain(value)).encode("ascii")
 
 
 def _parsed(kind: Any, data: bytes) -> Any:

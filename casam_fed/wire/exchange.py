@@ -4,13 +4,13 @@ No network code: both ends build and parse these values, so that neither trusts 
 beside, where bytes travel, arrays of dtype uint8; both are capped in size and checked before use.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import ExchangeError
 from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.printable import printable
@@ -161,7 +161,7 @@ class StageReport:
 def encode_json(value: Any) -> str:
     """Return a payload dataclass, or plain mapping, as one JSON text without NaN."""
     plain = value if isinstance(value, Mapping) else TypeAdapter(type(value)).dump_python(value, mode="json")
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return canonical_json(plain)
 
 
 def decode_json(kind: Any, text: object, sender: str) -> Any:
