@@ -18,7 +18,7 @@ from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
 from site_client.site import Site, versions
-from site_client.witness import Witness
+from site_client.witness import BankWitness
 
 __all__ = ["DeployedSite"]
 
@@ -35,13 +35,13 @@ class DeployedSite:
         self.home = home
         self.welcome = home.welcome()
         self.outbox = Outbox(home)
-        self.witness = Witness(home, self.welcome)
+        self.witness = BankWitness(home, self.welcome)
 
     def hear(self, logs: Logs, tail: bytes) -> None:
         """Take in what the aggregator shows of its own log, and what it has cosigned of this site's.
 
         Raises:
-            CasamError: as `Witness.hear`.
+            CasamError: as `BankWitness.hear`.
         """
         self.witness.hear(logs, tail)
 
