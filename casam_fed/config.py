@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
 from casam_fed.forms import NAME_PATTERN, STRICT
-from casam_fed.host.files import sha256_bytes
+from casam_fed.host.files import reason_of, sha256_bytes
 
 __all__ = ["MethodConfig", "from_mapping", "read_yaml"]
 
@@ -85,10 +85,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no file {path}; give the path of a YAML file") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; give a readable YAML file") from error
+        reason = reason_of(error) if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise ConfigError(f"cannot read {path}: {reason}; give the path of a readable YAML file") from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f" near line {place.line + 1}" if place else ""

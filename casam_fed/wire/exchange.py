@@ -200,10 +200,12 @@ def unwrap_bytes(data: bytes, max_bytes: int, sender: str) -> bytes:
     Raises:
         ExchangeError: over `max_bytes`, or anything else than one uint8 array [n] in .npy format 1.0.
     """
-    if len(data) > max_bytes + _HEADER_BYTES:
-        raise ExchangeError(f"{sender} sent {len(data)} bytes where at most {max_bytes} are allowed; nothing was read")
-    if len(data) < _HEADER_BYTES or not data.startswith(_header(len(data) - _HEADER_BYTES)):
-        raise ExchangeError(f"{sender} sent an array that is not plain bytes in .npy format 1.0; nothing was read")
+    count = len(data) - _HEADER_BYTES
+    if not (0 <= count <= max_bytes and data.startswith(_header(count))):
+        raise ExchangeError(
+            f"{sender} sent an array of {len(data)} bytes where plain bytes in .npy format 1.0, at most {max_bytes} are "
+            "allowed; nothing was read"
+        )
     return data[_HEADER_BYTES:]
 
 

@@ -491,7 +491,7 @@ UNFIT = {
     "cut in mid-entry": (_cut, 1, "ends within entry"),
     "without tiles": (_without_tiles, 2, "is not in the export"),
     "newer": (_newer, 2, "use a newer casam-fed"),
-    "empty": (_empty, 2, "the folder {} is empty"),
+    "empty": (_empty, 2, "there is no folder {}, or nothing in it"),
     "missing": (shutil.rmtree, 2, "there is no"),
 }
 ASKED = {
