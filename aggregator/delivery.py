@@ -43,7 +43,7 @@ from casam_fed.wire.exchange import (
 if TYPE_CHECKING:
     from casam_fed.bank.layer_bank import LayerBank
 
-__all__ = ["Deadlines", "Result", "deliver", "evaluate", "plain"]
+__all__ = ["Result", "Timing", "deliver", "evaluate", "plain"]
 
 _AT_ONCE = 4
 """Sites asked at the same time: what they send is held in memory, some 14 MB each."""
@@ -53,15 +53,22 @@ _PORTION_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class Deadlines:
-    """How many seconds sites have for each kind of answer; None: as long as they are online."""
+class Timing:
+    """When sites are asked, and how long they are waited for.
+
+    Attributes:
+        hello, transfer, evaluate: seconds for each kind of answer; None: as long as the site is online.
+        early: ask a site that never delivered for its release while it introduces itself. A SuperNode that has just
+            answered takes the next message at once, but sleeps for three seconds where there is none.
+    """
 
     hello: float | None = 45.0
     transfer: float | None = 180.0
     evaluate: float | None = 1800.0
+    early: bool = True
 
 
-_DEADLINES = Deadlines()
+_TIMING = Timing()
 
 
 @dataclass
@@ -85,7 +92,7 @@ class _Delivery:
     results: dict[str, Result]
     witness: Witness
     ledger: Ledger
-    deadlines: Deadlines
+    timing: Timing
     hellos: dict[str, Hello] = field(default_factory=dict)
 
     def fail(self, site: str, error: Exception) -> None:
@@ -105,7 +112,7 @@ class _Delivery:
 
 
 def deliver(
-    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], deadlines: Deadlines = _DEADLINES
+    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], timing: Timing = _TIMING
 ) -> dict[str, Result]:
     """Run one delivery with the sites that are online.
 
@@ -114,17 +121,16 @@ def deliver(
         home: the aggregator.
         nodes: site -> Flower's node, by the key that each was enrolled with.
         say: takes sentences for the operator.
-        deadlines: for the answers.
+        timing: of questions and answers.
 
     Raises:
         BankError, StorageError, KeyFileError: the aggregator itself is not in order; no site is at fault.
     """
     # torch takes seconds to import, and the sites take seconds to answer: both at once.
     threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
-    run = _begun(grid, home, nodes, say, deadlines)
+    run = _begun(grid, home, nodes, say, timing)
     pushed = run.dialogue.push(HELLO, {site: Request(logs=run.witness.known(site)) for site in nodes})
-    # A SuperNode that has just answered takes the next message at once, but sleeps for three seconds where there is none.
-    newcomers = [site for site in nodes if not (home.admissions / site).exists()][:_AT_ONCE]
+    newcomers = [site for site in nodes if timing.early and not (home.admissions / site).exists()][:_AT_ONCE]
     early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request()))
     _meet(run, pushed)
     _take(run, newcomers, early)
@@ -141,22 +147,22 @@ def evaluate(
     nodes: Mapping[str, int],
     say: Callable[[str], None],
     bank: str = "",
-    deadlines: Deadlines = _DEADLINES,
+    timing: Timing = _TIMING,
 ) -> dict[str, Result]:
     """Ask sites for their aggregate scores under the bank they hold, and keep what they tell.
 
     Args:
-        grid, home, nodes, say, deadlines: as for `deliver`.
+        grid, home, nodes, say, timing: as for `deliver`.
         bank: digest of the bank that these sites were known to hold; empty for the present one. Scores that arrive when the
             bank has become another are not kept, for nobody can tell which bank they belong to: the sites are asked again.
 
     Raises:
         BankError, StorageError: the aggregator itself is not in order.
     """
-    run = _begun(grid, home, nodes, say, deadlines)
+    run = _begun(grid, home, nodes, say, timing)
     bank = bank or read_snapshot(home.bank).digest
     requests = {site: Request(logs=run.witness.known(site)) for site in nodes}
-    for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), deadlines.evaluate):
+    for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), timing.evaluate):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
         except ExchangeError as error:
@@ -171,11 +177,9 @@ def evaluate(
     return run.results
 
 
-def _begun(
-    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], deadlines: Deadlines
-) -> _Delivery:
+def _begun(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], timing: Timing) -> _Delivery:
     results = {site: Result() for site in nodes}
-    return _Delivery(Dialogue(grid, nodes), home, say, results, Witness(home), Ledger(home), deadlines)
+    return _Delivery(Dialogue(grid, nodes), home, say, results, Witness(home), Ledger(home), timing)
 
 
 def _iou(report: RouteReport) -> str:
@@ -186,7 +190,7 @@ def _iou(report: RouteReport) -> str:
 def _meet(run: _Delivery, pushed: Pushed) -> None:
     """Let the sites introduce themselves; a name must be the one that the node's key was enrolled for."""
     snapshot = read_snapshot(run.home.bank)
-    for site, answer in run.answers(pushed, run.deadlines.hello):
+    for site, answer in run.answers(pushed, run.timing.hello):
         try:
             hello: Hello = decode_json(Hello, text_of(answer), f"site {site}")
             if hello.site != site:
@@ -212,7 +216,7 @@ def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
     if early is None:
         fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
         early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request()))
-    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), run.deadlines.transfer):
+    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), run.timing.transfer):
         if isinstance(answer, ExchangeError):
             run.fail(site, answer)
             continue
@@ -274,7 +278,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
         requests = {site: _request(run, site, tail[site], receipts[site]) for site in have}
         arrays = {site: portions[site] | ({LOG: tail[site].bundle} if tail[site].bundle else {}) for site in have}
         held, have = have, {}
-        for site, answer in run.answers(run.dialogue.push(SYNC, requests, arrays), run.deadlines.transfer):
+        for site, answer in run.answers(run.dialogue.push(SYNC, requests, arrays), run.timing.transfer):
             try:
                 synced: Synced = decode_json(Synced, text_of(answer), f"site {site}")
                 _witness(run, site, synced.logs)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 __all__ = ["FlowerRun", "end_leftovers"]
 
 _GRACE_S = 5.0
+_LOOK_S = 5.0
 
 
 class FlowerRun:
@@ -38,6 +40,7 @@ class FlowerRun:
         """Keep Flower's log in `log`; while the run lives, `marker` tells `end_leftovers` how to find its processes."""
         self.log, self._marker = log, marker
         self.peak_rss_mb = 0.0
+        self._look_again = 0.0
         self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._signals = contextlib.ExitStack()
@@ -90,8 +93,12 @@ class FlowerRun:
 
     def running(self) -> bool:
         """Return whether `flwr run` still streams; also keeps the peak of the memory of all processes of the run."""
+        if time.monotonic() >= self._look_again:
+            # To look at every process of the machine costs more than all else that is done while a run goes on.
+            marked("FLWR_HOME", self._home, self._seen)
+            self._look_again = time.monotonic() + _LOOK_S
         total = 0
-        for process in marked("FLWR_HOME", self._home, self._seen):
+        for process in self._seen:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         self.peak_rss_mb = max(self.peak_rss_mb, total / 2**20)

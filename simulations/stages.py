@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
 from aggregator.decisions import Decisions, Record
-from aggregator.delivery import Deadlines, Result, deliver, evaluate
+from aggregator.delivery import Result, Timing, deliver, evaluate
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import ExchangeError, SimulationError
 from casam_fed.host.line_log import append_event
@@ -32,8 +32,8 @@ from site_client.outbox import Outbox
 
 __all__ = ["run_seeds"]
 
-_NO_DEADLINES = Deadlines(None, None, None)
-"""A simulated site that fails says so, and one that takes long is waited for."""
+_TIMING = Timing(None, None, None, early=False)
+"""A simulated site that fails says so, one that takes long is waited for, and none sleeps between two messages."""
 
 
 def run_seeds(grid: Grid, run: StreamRun) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -74,7 +74,7 @@ class _Seed:
             ExchangeError: one does not.
         """
         home = self.federation.home
-        results = deliver(self.grid, home, nodes, partial(append_event, home.progress), _NO_DEADLINES)
+        results = deliver(self.grid, home, nodes, partial(append_event, home.progress), _TIMING)
         for site, result in results.items():
             if result.error:
                 raise ExchangeError(result.error)
@@ -141,7 +141,7 @@ def _score(seed: _Seed, joined: Sequence[str]) -> None:
     home, sites = seed.federation.home, seed.federation.sites
     bank = read_snapshot(home.bank).digest
     say = partial(append_event, home.progress)
-    for result in evaluate(seed.grid, home, seed.nodes, say, bank, _NO_DEADLINES).values():
+    for result in evaluate(seed.grid, home, seed.nodes, say, bank, _TIMING).values():
         if result.error:
             raise ExchangeError(result.error)
     reports = {site: _report_of(sites[site], bank) for site in sites}

@@ -25,7 +25,7 @@ from casam_fed.host.files import write_atomically
 from casam_fed.inference.segmenter import Segmenter, bank_router
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
-from site_client.deployed import DeployedSite
+from site_client.answering import AnsweringSite
 from site_client.home import SiteHome, renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
@@ -222,7 +222,7 @@ class Bad:
     def receive(self, receipt, envelope):
         self.receipt = receipt
 
-    def sync(self, snapshot, objects, logs):
+    def sync(self, objects, logs):
         raise RuntimeError("a text that must not travel")
 
     evaluate = None
@@ -351,7 +351,7 @@ def test_a_release_that_is_retired_stays_out(home, sites):
 
 def routed(site: SiteHome, way: str) -> tuple[dict[str, torch.Tensor], dict[str, tuple[str | None, bytes]]]:
     """The scores of a site's test images by task, and by image the task it is sent to and its masks, under its bank."""
-    evaluator = DeployedSite(site)._site._evaluator()
+    evaluator = AnsweringSite(site).work.evaluator()
     held = LayerBank(site.bank)
     router, segmenter = bank_router(held), Segmenter(evaluator.store.backbone, held)
     scores = router.scores(way, evaluator.features, held.background)
