@@ -26,8 +26,6 @@ def verified(folder: SeedFolder, federation: Federation) -> str:
         export(home.path, out)
         report = verify(out, bank_key, list(site_keys.values()) if home is federation.home else [site_keys[name]])
         if report.exit_code:
-            raise SimulationError(
-                f"the export {out} is not what both parties signed [{report.code}]: {report.sentence}"
-            )
+            raise SimulationError(f"the export {out} does not verify [{report.code}]: {report.sentence}")
     sites = len(federation.sites)
     return f"verified: {len(parties)} exports (bank, {sites} site{'' if sites == 1 else 's'})"

@@ -523,7 +523,7 @@ class TestEvaluate:
 
     def test_a_later_report_takes_the_place_of_an_earlier_one(self, small_home, north):
         evaluated(small_home, north)
-        north.evaluate = lambda last: small_report(iou=0.25)
+        north.evaluate = lambda: small_report(iou=0.25)
         evaluated(small_home, north)
         (path,) = small_home.reports.rglob("*.json")
         assert decode_json(StageReport, path.read_text(), "a test").gaussian.scores == {"iou": 0.25}
@@ -540,7 +540,7 @@ class TestEvaluate:
 
     def test_a_report_without_the_score_that_is_shown_is_kept_and_costs_nobody(self, small_home, north, south):
         said: list[str] = []
-        north.evaluate = lambda last: small_report(dice=0.5)
+        north.evaluate = lambda: small_report(dice=0.5)
         results = evaluated(small_home, north, south, said=said)
         assert {result.error for result in results.values()} == {""}
         assert said[0] == "north: IoU unknown, plain SAM unknown"

@@ -1,6 +1,5 @@
 """A stream through the real handlers of aggregator and sites: what is learned, what travels, and what is refused."""
 
-import dataclasses
 import json
 import multiprocessing
 import threading
@@ -23,6 +22,7 @@ from casam_fed.wire.exchange import HELLO, LOG, Logs, Request, encode_json
 from simulations.flower_components import make_simulated_client_app
 from simulations.founding import Federation
 from simulations.nodes import LEARN, LOOK, NAME, meet
+from simulations.run_folder import SeedFolder
 from simulations.stages import run_seeds
 from simulations.verified import verified
 from site_client.outbox import Outbox
@@ -191,19 +191,16 @@ def test_every_party_has_logged_and_an_auditor_verifies_all_of_it(streamed, coll
     assert not any(event.event == "sent" for event in events)
 
 
-def test_a_log_that_was_changed_stops_the_run_with_the_auditors_code(streamed, home, tmp_path):
+def test_what_an_auditor_would_not_verify_stops_the_run_with_the_auditors_code(streamed, home, tmp_path):
     sites = {name: streamed.site(name) for name in NAMES}
-    folder = dataclasses.replace(streamed.run.folder.seed(0), path=tmp_path)
-    bundle = next((sites["endoscopy"].audit).glob("log-*/tile/entries/*"))
-    while bundle.is_dir():
-        bundle = next(bundle.iterdir())
-    before = bundle.read_bytes()
-    bundle.write_bytes(before.replace(b"approved", b"declined", 1))
+    statement = next((sites["endoscopy"].audit / "statements").iterdir())
+    before = statement.read_bytes()
+    statement.unlink()
     try:
-        with pytest.raises(SimulationError, match=r"site-endoscopy is not what both parties signed \[root\]"):
-            verified(folder, Federation(home, sites))
+        with pytest.raises(SimulationError, match=r"site-endoscopy does not verify \[statement-missing\]: "):
+            verified(SeedFolder(tmp_path), Federation(home, sites))
     finally:
-        bundle.write_bytes(before)
+        statement.write_bytes(before)
 
 
 def test_admission_decided_by_rule_and_its_code_and_overlap_are_kept(collected):
@@ -350,7 +347,7 @@ def test_the_hospitals_own_app_knows_no_message_of_the_simulation(founded):
     way_out = WayOut(AnsweringSite(founded.site("endoscopy")), on_wire=False)
     for kind in (NAME, LEARN, LOOK):
         reply = way_out.answer(question(kind), context_of(1))
-        assert dict(reply.content["payload"]) == {"error": "UnknownMessage"}
+        assert dict(reply.content["payload"]) == {"error": "Undeclared"}
 
 
 def test_paths_of_a_run_are_absolute(folder):
