@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
 from aggregator.ledger import Ledger, Tail
-from aggregator.witness import Witness
+from aggregator.witness import SiteWitness
 from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
 from casam_fed.bank.snapshot import read_snapshot
@@ -90,7 +90,7 @@ class _Delivery:
     home: Home
     say: Callable[[str], None]
     results: dict[str, Result]
-    witness: Witness
+    witness: SiteWitness
     ledger: Ledger
     timing: Timing
     hellos: dict[str, Hello] = field(default_factory=dict)
@@ -129,7 +129,7 @@ def deliver(
     # torch takes seconds to import, and the sites take seconds to answer: both at once.
     threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
     run = _begun(grid, home, nodes, say, timing)
-    pushed = run.dialogue.push(HELLO, {site: Request(logs=run.witness.known(site)) for site in nodes})
+    pushed = run.dialogue.push(HELLO, {site: Request(logs=run.witness.shown(site)) for site in nodes})
     newcomers = [site for site in nodes if timing.early and not (home.admissions / site).exists()][:_AT_ONCE]
     early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request()))
     _meet(run, pushed)
@@ -161,7 +161,7 @@ def evaluate(
     """
     run = _begun(grid, home, nodes, say, timing)
     bank = bank or read_snapshot(home.bank).digest
-    requests = {site: Request(logs=run.witness.known(site)) for site in nodes}
+    requests = {site: Request(logs=run.witness.shown(site)) for site in nodes}
     for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), timing.evaluate):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
@@ -179,7 +179,7 @@ def evaluate(
 
 def _begun(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], timing: Timing) -> _Delivery:
     results = {site: Result() for site in nodes}
-    return _Delivery(Dialogue(grid, nodes), home, say, results, Witness(home), Ledger(home), timing)
+    return _Delivery(Dialogue(grid, nodes), home, say, results, SiteWitness(home), Ledger(home), timing)
 
 
 def _iou(report: RouteReport) -> str:
@@ -248,11 +248,11 @@ def _witness(run: _Delivery, site: str, logs: Logs | None) -> None:
 
     Raises:
         ExchangeError: it shows nothing.
-        LogError: as `Witness.take`.
+        LogError: as `SiteWitness.hear`.
     """
     if logs is None:
         raise ExchangeError(f"site {site} shows no release log; let it run this version of casam-fed")
-    run.witness.take(site, logs, run.ledger.log())
+    run.witness.hear(site, logs, run.ledger.log())
 
 
 def _bring(run: _Delivery, sites: Sequence[str]) -> None:
@@ -302,7 +302,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
 
 def _request(run: _Delivery, site: str, tail: Tail, receipt: Receipt | None) -> Request:
     """Return a sync's request; a receipt goes with the end of the log, which has to show the decision."""
-    request = Request(logs=replace(run.witness.known(site), checkpoint=tail.checkpoint))
+    request = Request(logs=replace(run.witness.shown(site), checkpoint=tail.checkpoint))
     if receipt is None or not tail.is_last:
         return request
     signed = seal(RECEIPT, encode_json(receipt).encode(), run.home.signing_key()).decode("ascii")

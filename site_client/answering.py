@@ -18,7 +18,7 @@ from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submissio
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
-from site_client.witness import Witness
+from site_client.witness import BankWitness
 from site_client.work import SiteWork, versions
 
 __all__ = ["AnsweringSite", "work_of"]
@@ -40,14 +40,14 @@ class AnsweringSite:
         self.home = home
         self.welcome = home.welcome()
         self.outbox = Outbox(home)
-        self.witness = Witness(home, self.welcome)
+        self.witness = BankWitness(home, self.welcome)
         self._say_work = say or home.say
 
     def hear(self, logs: Logs, tail: bytes) -> None:
         """Take in what the aggregator shows of its own log, and what it has cosigned of this site's.
 
         Raises:
-            CasamError: as `Witness.hear`.
+            CasamError: as `BankWitness.hear`.
         """
         self.witness.hear(logs, tail)
 

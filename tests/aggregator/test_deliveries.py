@@ -14,7 +14,7 @@ from aggregator.delivery import deliver, evaluate
 from aggregator.home import Home, welcome_of
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, revoke, rotate
-from aggregator.witness import Witness
+from aggregator.witness import SiteWitness
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.bank import layer_bank as bank
 from casam_fed.bank.layer_bank import LayerBank
@@ -328,7 +328,7 @@ def test_a_site_whose_log_forks_is_not_served_again(home, sites):
     again = delivered(home, sites["north"], forker)
     assert again["north"].error == ""
     assert "does not continue the one that was cosigned" in again["bad"].error
-    assert Witness(home).known("bad").size < 9
+    assert SiteWitness(home).shown("bad").size < 9
 
 
 def test_one_site_cannot_write_into_another_ones_record(home, sites):
