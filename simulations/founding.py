@@ -11,12 +11,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from aggregator import sites as enrolled_sites
-from aggregator.home import AggregatorConfig, Home, create_home, welcome_of
-from aggregator.ledger import Ledger
+from aggregator.enrolment import enrol_site
+from aggregator.founding import create_home
+from aggregator.home import AggregatorConfig, Home
 from casam_fed.data.dataset import AnyData, PhantomData
-from casam_fed.host.files import write_atomically
-from casam_fed.wire.enrolment import open_request, welcome_json
+from casam_fed.wire.enrolment import open_request
 from simulations.run_folder import SeedFolder
 from simulations.stream_config import StreamConfig
 from site_client.home import SiteHome, create_site_home
@@ -60,10 +59,7 @@ def found(folder: SeedFolder, stream: StreamConfig, root: Path, seed: int) -> Fe
     sites = {}
     for site in stream.sites:
         made = create_site_home(folder.site(site.name), _settings(site, stream, root, seed))
-        request = open_request(made.request.read_bytes())
-        enrolled_sites.enrol(home.sites, request)
-        Ledger(home).note_keys()
-        write_atomically(made.path / "WELCOME.json", welcome_json(welcome_of(home, request)))
+        enrol_site(home, open_request(made.request.read_bytes()), made.path / "WELCOME.json")
         made.trust(made.welcome())
         sites[site.name] = made
     return Federation(home, sites)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator import delivery, ledger
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver, evaluate
-from aggregator.home import Home, welcome_of
+from aggregator.enrolment import welcome_of
+from aggregator.home import Home
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, revoke, rotate
 from aggregator.witness import SiteWitness

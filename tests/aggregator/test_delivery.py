@@ -584,7 +584,7 @@ class TestDeployedSites:
         return {name: self.made(new_home, tmp_path / name, place) for name, place in PLACES.items()}
 
     def made(self, home, path, place) -> SiteHome:
-        from aggregator.home import welcome_of
+        from aggregator.enrolment import welcome_of
 
         data = {"kind": "phantom", "modality": "endoscopy", "train": 12, "test": 10, "seed": 1}
         site = create_site_home(path, {"name": path.name, "data": data, "threads": 1, "device": "cpu"})
