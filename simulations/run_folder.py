@@ -20,6 +20,8 @@ from casam_fed.host.line_log import append_event
 
 __all__ = ["RunFolder", "SeedFolder", "SharedFolder"]
 
+_CHECKPOINT = "training.safetensors"
+
 
 @dataclass(frozen=True)
 class SeedFolder:
@@ -108,8 +110,10 @@ class RunFolder:
         return int((self.path / "current-seed.txt").read_text())
 
     def begin(self, seed: int) -> SeedFolder:
-        """Let a seed be the one at work, and return its folder, empty."""
+        """Let a seed be the one at work, and return its folder, empty; what a killed run has trained in it is kept."""
         folder = self.seed(seed)
+        for site in folder.sites.glob("*"):
+            self.shared(site.name).take(site / "work", seed)
         shutil.rmtree(folder.path, ignore_errors=True)
         write_atomically(self.path / "current-seed.txt", str(seed).encode())
         return folder
@@ -152,13 +156,18 @@ class SharedFolder:
             shutil.copyfile(self.path / name, target)
 
     def take(self, work: Path, seed: int) -> None:
-        """Copy what a site has made, whole files only."""
-        for name in self._names(seed, work):
+        """Copy what a site has made; a checkpoint goes when the training that it belongs to has ended."""
+        names = self._names(seed, work)
+        for name in names:
             write_atomically(self.path / name, (work / name).read_bytes())
+        for name in set(self._names(seed, self.path)) - set(names):
+            if name.name == _CHECKPOINT:
+                (self.path / name).unlink()
 
     def _names(self, seed: int, folder: Path) -> list[Path]:
         """Return the names of the files to share that are in `folder`; the record of a release comes after the release."""
         seeded = Path(f"seed-{seed}")
         releases = [seeded / "outbox" / path.name for path in (folder / seeded / "outbox").glob("*.safetensors")]
-        others = [seeded / "outbox" / "submission.json", seeded / "about.json", seeded / "image-scores.json"]
-        return [name for name in (Path("split.json"), *releases, *others) if (folder / name).exists()]
+        names = (_CHECKPOINT, "about.json", "image-scores.json", "outbox/submission.json")
+        wanted = (Path("split.json"), *releases, *(seeded / name for name in names))
+        return [name for name in wanted if (folder / name).exists()]
