@@ -28,7 +28,7 @@ from casam_fed.data.split import check_counts
 from casam_fed.host.files import cache_dir, write_atomically
 from casam_fed.inference.evaluation import Evaluator
 from casam_fed.inference.metrics import iou
-from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.inference.segmenter import Segmenter, segmenter_for
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.task_data import TaskData, encode_task
 from casam_fed.method.training import Progress, train_alignment
@@ -155,21 +155,22 @@ class Site:
         started = time.monotonic()
         evaluator = self._evaluator()
         bank = LayerBank(self.folder / "bank")
-        segmenter, router = Segmenter(self.backbone, bank), bank_router(bank)
+        segmenter = segmenter_for(self.method, self.backbone, bank, self.seed)
+        gaussian, vae = segmenter.by("gaussian"), segmenter.by("vae")
         task = self.config.task_name
         without: dict[str, dict[str, RouteReport]] = {}
         if last:
-            for left_out in router.tasks:
+            for left_out in segmenter.tasks:
                 without[left_out] = {
-                    "gaussian": evaluator.routed(segmenter, router, "gaussian", left_out),
-                    "vae": evaluator.routed(segmenter, router, "vae", left_out),
+                    "gaussian": evaluator.routed(gaussian.without(left_out)),
+                    "vae": evaluator.routed(vae.without(left_out)),
                 }
             self._draw_overlays(evaluator, segmenter)
         return StageReport(
             zero_shot=evaluator.zero_shot(segmenter),
             oracle=evaluator.oracle(segmenter, task),
-            gaussian=evaluator.routed(segmenter, router, "gaussian"),
-            vae=evaluator.routed(segmenter, router, "vae"),
+            gaussian=evaluator.routed(gaussian),
+            vae=evaluator.routed(vae),
             without=without,
             seconds=time.monotonic() - started,
         )
@@ -196,7 +197,7 @@ class Site:
     def _evaluator(self) -> Evaluator:
         data = encode_task(self.dataset.reader, self.dataset.test, self.store, self.method)
         cache = self.folder / "image-scores.json"
-        return Evaluator(self.dataset.reader, data, self.store, self.method, self.seed, cache)
+        return Evaluator(self.dataset.reader, data, self.store, self.method, cache)
 
     def _card(self, data: TaskData) -> Card:
         names = (

@@ -109,7 +109,7 @@ def test_masks_of_earlier_sites_are_bit_identical_after_every_later_stage(stream
         bank.admit(streamed.bank.load(entry.task))
         for task in [entry.task for entry in bank.entries()]:
             evaluator = streamed.sites[task]._evaluator()
-            segmenter = Segmenter(mini_backbone, LayerBank(bank.folder))
+            segmenter = Segmenter(mini_backbone, LayerBank(bank.folder), "gaussian")
             masks = [evaluator.compare(segmenter, image, task)[2] for image in evaluator.data.images]
             earlier = seen.setdefault(task, masks)
             assert all(np.array_equal(a, b) for a, b in zip(earlier, masks, strict=True))
@@ -122,9 +122,9 @@ def test_retiring_a_task_changes_no_mask_of_the_others(streamed, mini_backbone, 
         bank.admit(streamed.bank.load(entry.task))
     evaluator = streamed.sites["endoscopy"]._evaluator()
     image = evaluator.data.images[0]
-    before = evaluator.compare(Segmenter(mini_backbone, bank), image, "endoscopy")[2]
+    before = evaluator.compare(Segmenter(mini_backbone, bank, "gaussian"), image, "endoscopy")[2]
     bank.retire("stained-tissue")
-    assert np.array_equal(evaluator.compare(Segmenter(mini_backbone, bank), image, "endoscopy")[2], before)
+    assert np.array_equal(evaluator.compare(Segmenter(mini_backbone, bank, "gaussian"), image, "endoscopy")[2], before)
 
 
 def test_only_what_was_agreed_travels(streamed):
