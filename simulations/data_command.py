@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from casam_fed.data.catalogue import DATASETS
+from casam_fed.data.public_datasets import DATASETS
 from casam_fed.errors import DataError
 from casam_fed.host.command_line import parsed_options
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.data.catalogue import dataset_card
 from casam_fed.data.public import PublicData, open_public
+from casam_fed.data.public_datasets import dataset_card
 from casam_fed.data.sample import Reader, Record
 from casam_fed.data.split import split_records
 from casam_fed.data.split_file import kept_split
@@ -122,6 +122,6 @@ def open_reader(config: AnyData, root: Path) -> Reader:
         return FolderReader(root / config.path, config.classes, config.labels, config.patient)
     if isinstance(config, PublicData):
         return open_public(config, root / config.path)
-    from casam_fed.data.phantom_reader import PhantomReader
+    from casam_fed.data.phantoms import PhantomReader
 
     return PhantomReader(config.modality, config.train, config.test, config.seed, config.images_per_patient)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from casam_fed.data.catalogue import dataset_card
+from casam_fed.data.public_datasets import dataset_card
 from casam_fed.data.sample import Reader
 from casam_fed.errors import ConfigError
 from casam_fed.forms import STRICT
@@ -18,7 +18,7 @@ __all__ = ["PublicData", "open_public"]
 
 @dataclass(frozen=True, config=STRICT)
 class PublicData:
-    """A public dataset as its owner distributes it; the kinds are the names of `casam_fed.data.catalogue`.
+    """A public dataset as its owner distributes it; the kinds are the names of `casam_fed.data.public_datasets`.
 
     Attributes:
         kind: the dataset.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casam_fed.data.catalogue import DATASETS
+from casam_fed.data.public_datasets import DATASETS
 
 CASAM = "from simulations.cli import main; main()"
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.volume_cases import VolumeCase, VolumeReader, read_description, require_folder
+from casam_fed.data.volume_cases import VolumeCase, VolumeReader, read_description, require_folder
 from casam_fed.errors import DataError
 
 __all__ = ["AcdcReader"]

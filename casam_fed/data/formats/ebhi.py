@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.flat_pairs import (
+from casam_fed.data.flat_images import (
     FlatPairs,
     Listing,
     Pair,

@@ -11,7 +11,8 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from casam_fed.data.formats.volume_cases import (
+from casam_fed.data.volume import Intensity, Percentiles, Window
+from casam_fed.data.volume_cases import (
     ClassValues,
     VolumeCase,
     VolumeReader,
@@ -19,7 +20,6 @@ from casam_fed.data.formats.volume_cases import (
     require_folder,
     without_suffix,
 )
-from casam_fed.data.volume import Intensity, Percentiles, Window
 from casam_fed.errors import ConfigError, DataError
 
 __all__ = ["SOFT_TISSUE", "MsdReader"]

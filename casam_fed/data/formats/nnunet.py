@@ -13,13 +13,6 @@ from typing import Annotated, Final
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, Field, StrictInt
 
-from casam_fed.data.formats.volume_cases import (
-    ClassValues,
-    VolumeCase,
-    VolumeReader,
-    read_json,
-    require_folder,
-)
 from casam_fed.data.raster import (
     MAX_LABEL,
     fact_sentences,
@@ -31,6 +24,13 @@ from casam_fed.data.raster import (
 )
 from casam_fed.data.sample import Reader, Record, Sample
 from casam_fed.data.volume import SUFFIXES, Percentiles, Window
+from casam_fed.data.volume_cases import (
+    ClassValues,
+    VolumeCase,
+    VolumeReader,
+    read_json,
+    require_folder,
+)
 from casam_fed.errors import ConfigError, DataError
 
 __all__ = ["NnUNetReader"]

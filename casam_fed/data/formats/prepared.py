@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from casam_fed.data.formats.flat_pairs import FlatPairs, Listing, Masks, Pair, require_root
+from casam_fed.data.flat_images import FlatPairs, Listing, Masks, Pair, require_root
 from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import ConfigError, DataError
 

@@ -9,7 +9,7 @@ from PIL import Image
 from casam_fed.data.check import check_dataset
 from casam_fed.data.contact_sheet import ContactSheets
 from casam_fed.data.folder import FolderReader
-from casam_fed.data.phantom_reader import PhantomReader
+from casam_fed.data.phantoms import PhantomReader
 
 
 def save(path, pixels):

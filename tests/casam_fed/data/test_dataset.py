@@ -10,8 +10,8 @@ from PIL import Image
 
 from casam_fed.config import from_mapping
 from casam_fed.data import public
-from casam_fed.data.catalogue import DATASETS, dataset_card
 from casam_fed.data.dataset import DataBlock, open_dataset
+from casam_fed.data.public_datasets import DATASETS, dataset_card
 from casam_fed.errors import ConfigError, DataError
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from casam_fed.data.phantom_reader import MODALITIES, PhantomReader
+from casam_fed.data.phantoms import MODALITIES, PhantomReader
 from casam_fed.data.sample import Record, Sample
 from casam_fed.drawn.abdominal_ct import draw_abdominal_ct, draw_ct_units
 from casam_fed.drawn.cardiac_mr import draw_cardiac_signal

@@ -38,7 +38,7 @@ def data(blobs: Path, store: EmbeddingStore) -> TaskData:
 
 def test_training_learns_what_plain_sam_does_not_know(mini_backbone, tmp_path, blobs):
     """One box around both discs: plain SAM cannot know that the space between them is background."""
-    config = dataclasses.replace(CONFIG, min_steps=30, point_share=0.0)
+    config = dataclasses.replace(CONFIG, min_steps=15, point_share=0.0)
     store = EmbeddingStore(tmp_path / "store", mini_backbone)
     reader = FolderReader(blobs, ["disc"], "instances")
     data = encode_task(reader, [record for record in reader.records() if record.split == "train"], store, config)

@@ -14,10 +14,10 @@ import pytest
 
 from casam_fed.data.formats import volume_cases
 from casam_fed.data.formats.acdc import AcdcReader
-from casam_fed.data.formats.volume_cases import VolumeCase, VolumeReader
 from casam_fed.data.sample import Reader, Record, Sample
 from casam_fed.data.split import split_records
 from casam_fed.data.volume import Volume
+from casam_fed.data.volume_cases import VolumeCase, VolumeReader
 from casam_fed.errors import DataError
 
 SHAPE = (10, 12, 4)
