@@ -13,7 +13,7 @@ from casam_fed.errors import ConfigError
 from casam_fed.host.files import write_atomically
 from simulations.flower_processes import end_leftovers
 from simulations.launch import launch
-from simulations.methods.catalogue import METHODS, chosen_methods
+from simulations.methods.method_list import METHODS, chosen_methods
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig, read_stream
 from simulations.sweep.plan import orders_of

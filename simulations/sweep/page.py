@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from casam_fed.inference.stage_matrix import FORMULAS
-from simulations.methods.catalogue import METHODS
+from simulations.methods.method_list import METHODS
 from simulations.report.markdown import NONE, number, plain, plural, shown, table
 from simulations.stream_config import StreamConfig
 from simulations.sweep.summary import SCALARS, TOLERANCE

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from casam_fed.errors import ConfigError
-from simulations.methods.catalogue import Method
+from simulations.methods.method_list import Method
 
 __all__ = ["Cell", "cells_of", "orders_of"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from casam_fed.host.files import write_atomically
-from simulations.methods.catalogue import METHODS
+from simulations.methods.method_list import METHODS
 from simulations.methods.outcome import Outcome
 from simulations.report.figures import stage_matrix_png
 from simulations.report.results import read_results

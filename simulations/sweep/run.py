@@ -15,7 +15,7 @@ import numpy as np
 
 from casam_fed.errors import SimulationError
 from simulations.launch import launch
-from simulations.methods.catalogue import Method
+from simulations.methods.method_list import Method
 from simulations.methods.outcome import Outcome
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig

@@ -7,7 +7,7 @@ import numpy as np
 
 from casam_fed.inference.stage_matrix import StageMatrix, mean_of
 from casam_fed.wire.evaluation_report import METRICS
-from simulations.methods.catalogue import METHODS
+from simulations.methods.method_list import METHODS
 from simulations.methods.outcome import Outcome
 from simulations.report.summary import spread
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from casam_fed.errors import ConfigError, SimulationError
-from simulations.methods.catalogue import METHODS
+from simulations.methods.method_list import METHODS
 from simulations.run_folder import RunFolder
 from simulations.sweep.folder import CellResult, SweepFolder
 from simulations.sweep.plan import Cell

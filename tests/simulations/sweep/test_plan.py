@@ -3,7 +3,7 @@
 import pytest
 
 from casam_fed.errors import ConfigError
-from simulations.methods.catalogue import METHODS, chosen_methods
+from simulations.methods.method_list import METHODS, chosen_methods
 from simulations.sweep.plan import cells_of, orders_of
 
 

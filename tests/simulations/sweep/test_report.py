@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from simulations.methods.catalogue import METHODS
+from simulations.methods.method_list import METHODS
 from simulations.sweep.folder import CellResult
 from simulations.sweep.plan import Cell
 from simulations.sweep.report import write_sweep_report
