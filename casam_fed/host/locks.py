@@ -25,7 +25,7 @@ def only_one(path: Path, busy: CasamError | None = None) -> Iterator[None]:
     Raises:
         StorageError: the file cannot be made or locked.
     """
-    mend = "let this user read and write that folder, on a local disk, then run again"
+    mend = "free space, or let this user write that folder, then run again"
     with as_storage_error("lock", path, mend):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
