@@ -3,10 +3,10 @@
 import numpy as np
 
 from casam_fed.wire.evaluation_report import METRICS
+from simulations.methods.casam_results import ROUTERS, Results
 from simulations.methods.outcome import Outcome, UnseenScores
-from simulations.report.results import ROUTERS, Results
-from simulations.report.summary import confusion_of, matrix_of
-from simulations.report.unseen import unseen_numbers
+from simulations.methods.unknown import unseen_numbers
+from simulations.report.numbers import confusion_of, matrix_of
 
 __all__ = ["casam_outcomes"]
 

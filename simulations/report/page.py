@@ -10,9 +10,9 @@ import numpy as np
 
 from casam_fed.inference.stage_matrix import FORMULAS, StageMatrix
 from casam_fed.wire.evaluation_report import METRICS
+from simulations.methods.casam_results import ROUTERS, ROUTES, Results
 from simulations.report.markdown import NONE, number, percent, plain, plural, shown, table
-from simulations.report.results import ROUTERS, ROUTES, Results
-from simulations.report.summary import final_scores, spread
+from simulations.report.numbers import final_scores, spread
 
 __all__ = ["page"]
 

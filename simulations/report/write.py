@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from casam_fed.host.files import write_atomically
+from simulations.methods.casam_results import Results, read_results
 from simulations.report.figures import curves_png, stage_matrix_png
+from simulations.report.numbers import spread, summarise
 from simulations.report.page import page
-from simulations.report.results import Results, read_results
-from simulations.report.summary import spread, summarise
 
 __all__ = ["write_report"]
 

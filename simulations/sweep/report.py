@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from casam_fed.host.files import write_atomically
+from simulations.methods.casam_results import read_results
 from simulations.methods.method_list import METHODS
 from simulations.methods.outcome import Outcome
 from simulations.report.figures import stage_matrix_png
-from simulations.report.results import read_results
-from simulations.report.summary import summarise
+from simulations.report.numbers import summarise
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig, method_record
 from simulations.sweep.figures import forgetting_png

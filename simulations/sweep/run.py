@@ -99,7 +99,7 @@ class Sweep:
 
     def _casam(self, cell: Cell) -> tuple[list[Outcome], float]:
         from simulations.methods.casam import casam_outcomes
-        from simulations.report.results import read_results
+        from simulations.methods.casam_results import read_results
 
         folder, peak = self._flower(cell)
         results = read_results(json.loads(folder.results.read_text()))

@@ -9,7 +9,7 @@ from casam_fed.inference.stage_matrix import StageMatrix, mean_of
 from casam_fed.wire.evaluation_report import METRICS
 from simulations.methods.method_list import METHODS
 from simulations.methods.outcome import Outcome
-from simulations.report.summary import spread
+from simulations.report.numbers import spread
 
 __all__ = ["SCALARS", "TOLERANCE", "by_row", "summarise_sweep"]
 

@@ -17,9 +17,9 @@ from PIL import Image
 from casam_fed.errors import CasamError, SimulationError, StorageError
 from casam_fed.inference.stage_matrix import FORMULAS
 from casam_fed.wire.evaluation_report import METRICS
+from simulations.methods.unknown import binned_auroc
 from simulations.report import write_report
 from simulations.report.markdown import number
-from simulations.report.unseen import binned_auroc
 
 from .synthetic_results import synthetic_results
 

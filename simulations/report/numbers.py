@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from casam_fed.inference.stage_matrix import StageMatrix, mean_of
 from casam_fed.wire.evaluation_report import METRICS
-from simulations.report.results import ROUTERS, ROUTES, UNKNOWN, Results, SeedRun
-from simulations.report.unseen import left_out_numbers, unseen_numbers
+from simulations.methods.casam_results import ROUTERS, ROUTES, UNKNOWN, Results, SeedRun
+from simulations.methods.unknown import left_out_numbers, unseen_numbers
 
 __all__ = ["SCALARS", "confusion_of", "final_scores", "matrix_of", "spread", "summarise"]
 

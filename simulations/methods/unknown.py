@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from casam_fed.wire.evaluation_report import RouteReport
-from simulations.report.results import UNKNOWN, Results, SeedRun
+from simulations.methods.casam_results import UNKNOWN, Results, SeedRun
 
 __all__ = ["binned_auroc", "left_out_numbers", "unseen_numbers"]
 
