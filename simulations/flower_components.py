@@ -24,7 +24,7 @@ from casam_fed.routing.background import background_of
 from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.fedavg import add_fedavg, run_fedavg
 from simulations.methods.unseen import unseen_reports
-from simulations.report import write_report
+from simulations.report import write_casam_report
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig, method_record, read_stream
 from site_client.client_app import make_client_app
@@ -84,20 +84,25 @@ def _run_casam(grid: Grid, run: _Run) -> None:
         about = {site: folder.about(site, seed) for site in plan.sites}
         values |= {what: {site: about[site][what] for site in about} for what in ("counts", "notes")}
         values["unseen"] = _unseen(run, int(seed))
-    results = {
+        last = values["stages"][-1]["reports"]
+        values["left_out"] = {site.name: last[site.task_name].pop("without") for site in stream.sites}
+    common = {
         "stream": stream.stream,
         "sites": list(plan.sites),
         "tasks": [site.task_name for site in stream.sites],
         "config": method_record(stream),
         "versions": versions(),
         "backbone": {"name": backbone.name, "digest": backbone.digest},
-        "seeds": collected,
-        "seconds": {"total": sum(seed["seconds"]["total"] for seed in collected.values())},
         "peak_rss_mb": None,
     }
-    write_atomically(folder.results, json.dumps(results, indent=1).encode())
-    folder.gather_overlays([site.name for site in stream.sites])
-    write_report(results, folder.path)
+    for seed, values in collected.items():
+        # `casam sim run` asks for one seed at a time, in its own folder; plain `flwr run` for all of them.
+        cell = folder if folder.shared_sites else RunFolder(folder.path / f"seed-{seed}", folder.sites)
+        results = {**common, "seeds": {seed: values}, "seconds": {"total": values["seconds"]["total"]}}
+        write_atomically(cell.results, json.dumps(results, indent=1).encode())
+        cell.gather_overlays([site.name for site in stream.sites])
+    if folder.shared_sites is None:
+        write_casam_report(folder.path, stream)
 
 
 def _unseen(run: _Run, seed: int) -> dict[str, Any]:

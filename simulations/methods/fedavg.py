@@ -4,7 +4,6 @@ A baseline of the simulation only: a deployed site takes no weights to train fro
 site_client. The average is taken in the order of the sites, not of their answers: the same seed gives the same bits.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -19,15 +19,15 @@ from torch import Tensor
 
 from aggregator.dialogue import bytes_of, meet, text_of
 from casam_fed.errors import ExchangeError, ReleaseError
-from casam_fed.forms import MAX_RELEASE_BYTES, STRICT
+from casam_fed.forms import STRICT
 from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
 from casam_fed.method.fitting import adam, batch_at, fit, total_steps
 from casam_fed.method.task_data import EncodedImage
-from casam_fed.wire.exchange import decode_json, unwrap_bytes, wrap_bytes
+from casam_fed.wire.exchange import decode_json, wrap_bytes
 from site_client.client_app import answer, payload_of
 from site_client.site import Site
 
-__all__ = ["AVERAGE", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
+__all__ = ["AVERAGE", "Cost", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
 
 AVERAGE = "train.average"
 
@@ -49,17 +49,32 @@ class Turned:
     seconds: float
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class Cost:
+    """What the averaging took: bytes that each site has sent, its seconds of training, and the seconds of the whole.
+
+    The peak memory of all processes in MB is known only to what watches them.
+    """
+
+    bytes_up: dict[str, int]
+    seconds: dict[str, float]
+    wall_s: float
+    peak_rss_mb: float | None = None
+
+
 class FedAvgResult:
-    """The averaged layer, bytes that each site has sent, and its seconds of training."""
+    """The averaged layer, and what it took."""
 
     def __init__(self, sites: Sequence[str]) -> None:
         self.layer = b""
         self.bytes_up = dict.fromkeys(sites, 0)
         self.seconds = dict.fromkeys(sites, 0.0)
+        self._started = time.monotonic()
 
     def as_json(self) -> bytes:
-        """Return bytes and seconds as a JSON file."""
-        return json.dumps({"bytes_up": self.bytes_up, "seconds": self.seconds}, indent=1).encode()
+        """Return the `Cost` as a JSON file."""
+        cost = Cost(self.bytes_up, self.seconds, time.monotonic() - self._started)
+        return TypeAdapter(Cost).dump_json(cost, indent=1)
 
 
 def run_fedavg(
@@ -96,8 +111,7 @@ def add_fedavg(app: ClientApp, site_of: Callable[[Context, int], Site]) -> None:
     @app.train("average")
     def average(message: Message, context: Context) -> Message:
         def work(turn: Turn) -> RecordDict:
-            arrays = message.content["arrays"]
-            data = unwrap_bytes(arrays["layer"].data, MAX_RELEASE_BYTES, "the aggregator")
+            data = bytes_of(message.content, "layer", "the aggregator")
             trained, turned = _take_turn(site_of(context, turn.seed), layer_of(data, "the aggregator"), turn)
             array = Array("uint8", (len(trained),), "numpy.ndarray", wrap_bytes(trained))
             return RecordDict({**payload_of(turned), "arrays": ArrayRecord({"layer": array})})

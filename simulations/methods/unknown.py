@@ -4,15 +4,15 @@ Are they recognised as unknown, and how well are they segmented?
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.casam_results import UNKNOWN, Results, SeedRun
+from simulations.methods.outcome import UnseenScores
 
-__all__ = ["binned_auroc", "left_out_numbers", "unseen_numbers"]
+__all__ = ["binned_auroc", "left_out_scores", "unseen_scores"]
 
 
 def binned_auroc(unknown: npt.ArrayLike, known: npt.ArrayLike) -> float | None:
@@ -36,41 +36,34 @@ def binned_auroc(unknown: npt.ArrayLike, known: npt.ArrayLike) -> float | None:
     return float((above * (lower + below / 2)).sum() / pairs)
 
 
-def left_out_numbers(results: Results, task: str, router: str) -> list[dict[str, Any]] | None:
-    """Return one mapping a seed for a task left out of the last bank; None where that was not measured.
+def left_out_scores(results: Results, task: str, router: str) -> list[UnseenScores]:
+    """Return the scores a seed of a task's test images when it is left out of the last bank; empty if not measured.
 
-    unknown_recall: share of the task's test images sent to unknown; auroc: of the strength of "unknown", the task's test
-    images against those of all other tasks under the same reduced bank (None in a stream of one task); iou: of the
-    task's test images as they were routed; zero_shot: the same with plain SAM; images: test images of the task.
+    Their strengths are compared with those of all other tasks under the same reduced bank.
     """
-    if task not in results.runs[0].stages[-1].reports[task].without:
-        return None
-    return [_one_seed(run, results.tasks, task, router) for run in results.runs]
+    sites = dict(zip(results.tasks, results.sites, strict=True))
+    found = []
+    for run in results.runs:
+        reduced = {name: run.left_out.get(site, {}).get(task, {}) for name, site in sites.items()}
+        if reduced[task]:
+            others = [reduced[name][router] for name in results.tasks if name != task]
+            found.append(_scores(reduced[task][router], run.last[task].zero_shot, others))
+    return found
 
 
-def unseen_numbers(results: Results, name: str, router: str) -> list[dict[str, Any]]:
-    """Return one mapping a seed for a set that no site has, as `left_out_numbers`; the bank is the whole last one."""
-    return [_one_set(run, results.tasks, name, router) for run in results.runs]
+def unseen_scores(run: SeedRun, tasks: Sequence[str], name: str, router: str) -> UnseenScores:
+    """Return the scores of a set that no site has under the whole last bank, compared with all tasks."""
+    known = [run.last[task].by_way(router) for task in tasks]
+    return _scores(run.unseen[name][router], run.unseen[name]["zero_shot"], known)
 
 
-def _one_seed(run: SeedRun, tasks: Sequence[str], task: str, router: str) -> dict[str, Any]:
-    last = run.stages[-1].reports
-    others = [last[name].without[task][router] for name in tasks if name != task]
-    return _numbers(last[task].without[task][router], last[task].zero_shot, others)
-
-
-def _one_set(run: SeedRun, tasks: Sequence[str], name: str, router: str) -> dict[str, Any]:
-    known = [run.stages[-1].reports[task].by_way(router) for task in tasks]
-    return _numbers(run.unseen[name][router], run.unseen[name]["zero_shot"], known)
-
-
-def _numbers(own: RouteReport, plain: RouteReport, known: Sequence[RouteReport]) -> dict[str, Any]:
+def _scores(own: RouteReport, plain: RouteReport, known: Sequence[RouteReport]) -> UnseenScores:
     images = sum(own.chosen.values())
     strengths = np.array([report.strengths for report in known], dtype=np.int64).sum(axis=0)
-    return {
-        "unknown_recall": own.chosen.get(UNKNOWN, 0) / images,
-        "auroc": binned_auroc(own.strengths, strengths) if known else None,
-        "iou": own.scores["iou"],
-        "zero_shot": plain.scores["iou"],
-        "images": images,
-    }
+    return UnseenScores(
+        images=images,
+        iou=own.scores["iou"],
+        zero_shot=plain.scores["iou"],
+        unknown_rate=own.chosen.get(UNKNOWN, 0) / images,
+        auroc=binned_auroc(own.strengths, strengths) if known else None,
+    )
