@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from simulations.methods.method_list import METHODS, chosen_methods
 from simulations.report import write_report
 from simulations.stream_config import read_stream
 from simulations.sweep.folder import SweepFolder
+from simulations.sweep.over_flower import run_over_flower
 from simulations.sweep.plan import cells_of, orders_of
 from simulations.sweep.run import Sweep
 
@@ -76,8 +78,9 @@ def run(
     all_orders = orders_of([site.task_name for site in config.sites], orders)
     folder = SweepFolder.open(out.absolute(), config, root, overwrite)
     cells = cells_of(chosen, config.seeds, orders)
+    over_flower = partial(run_over_flower, config, stream, overrides, root, folder, all_orders)
     with folder.locked():
-        found = Sweep(config, stream, overrides, root, folder, all_orders, cells).run()
+        found = Sweep(config, root, folder, all_orders, cells, over_flower).run()
         click.echo(f"report: {write_report(folder.path, config, all_orders, found)}")
     if verified := [result.verified for result in found.values() if result.verified]:
         click.echo(_together(verified))

@@ -286,23 +286,27 @@ def _admission(run: Run) -> str:
     releases = [(seed, release) for seed, found in run["admissions"].items() for release in found]
     if not releases:
         return ""
-    counts = Counter((release["outcome"], release["code"], release["by"]) for _, release in releases)
-    said = "; ".join(
-        f"{count} {outcome} ({code}) and let in by {_BY[by]}" for (outcome, code, by), count in sorted(counts.items())
-    )
+    alike: dict[tuple[str, ...], list[tuple[str, Run]]] = {}
+    for task in run["tasks"]:
+        for seed, release in releases:
+            if release["task"] == task:
+                how = (release["outcome"], release["code"], _BY[release["by"]])
+                alike.setdefault((plain(task), *how), []).append((seed, release))
     rows = []
-    order = list(run["tasks"])
-    for seed, release in sorted(releases, key=lambda item: (order.index(item[1]["task"]), int(item[0]))):
-        claim = release["overlap"]
-        largest = f"{percent(claim['share'])} of {plain(claim['source'])}, {plain(claim['kind'])}" if claim else NONE
-        rows.append([plain(release["task"]), seed, release["outcome"], release["code"], _BY[release["by"]], largest])
+    for (task, *said), found in alike.items():
+        claims = [release["overlap"] for _, release in found if release["overlap"]]
+        claim = max(claims, key=lambda claim: claim["share"], default=None)
+        largest = f"{percent(claim['share'])} of {plain(claim['source'])} by {plain(claim['kind'])}" if claim else NONE
+        rows.append([task, ", ".join(seed for seed, _ in found), *said, largest])
+    counts = Counter(f"{release['outcome']} {release['code']}" for _, release in releases)
+    counted = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
     return f"""## Admission
 
-Of {plural(len(releases), "release")}: {said}. *Largest overlap*: the largest share of another
-task's samples, or of images of no task, that a router of the release takes. A quarantined release waits for a person; in a
-simulation the person is the one who started it, and accepts.
+What the aggregator's checks said of {plural(len(releases), "release")}: {counted}. A quarantined one waits for a
+person, who in a simulation accepts it. *Largest overlap*: the largest share of another task's samples, or of images of no
+task, that a router of the release takes.
 
-{table(["task", "seed", "checks said", "code", "let in by", "largest overlap"], rows)}"""
+{table(["task", "seeds", "checks", "code", "let in by", "largest overlap"], rows)}"""
 
 
 _BY = {"rule": "the rule", "person": "a person"}
@@ -342,7 +346,7 @@ def _cost(run: Run) -> str:
         parts.append(_cost_of_methods(trained))
     peak, total = run["peak_rss_mb"], run["seconds"]["total"]
     memory = "memory not measured" if peak is None else f"{peak:,} MB resident at the peak"
-    parts.append(f"Whole run: {_amount(total, 1)} s in all; {memory}.")
+    parts.append(f"Whole run: {_amount(total, 1)} s; {memory}.")
     return "\n\n".join(["## Bytes, seconds and memory", *parts])
 
 
@@ -378,8 +382,8 @@ def _orders(orders: Sequence[Sequence[str]]) -> str:
 
 
 def _identity(run: Run) -> str:
-    backbone = run.get("backbone", {})
-    lines = [f"- backbone `{run['config']['backbone']}`: `{backbone.get('digest', NONE)}`"]
+    digest = run.get("backbone", {}).get("digest")
+    lines = [f"- backbone `{run['config']['backbone']}`" + (f": `{digest}`" if digest else "")]
     lines += [f"- bank, seed {seed}: `{digest}`" for seed, digest in run.get("bank_digests", {}).items()]
     placed = {(device, site) for sites in run.get("devices", {}).values() for site, device in sites.items()}
     if devices := sorted({device for device, _ in placed}):

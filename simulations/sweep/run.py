@@ -1,25 +1,20 @@
 """The cells of a sweep, one after another; a finished cell is never computed again."""
 
-import json
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from casam_fed.errors import SimulationError
-from casam_fed.host.files import write_atomically
 from simulations.kept_json import read_kept
-from simulations.launch import launch
 from simulations.methods.outcome import Outcome
-from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig
 from simulations.sweep.folder import CellResult, SweepFolder
 from simulations.sweep.plan import Cell, batches_of
@@ -36,21 +31,20 @@ class Sweep:
 
     Attributes:
         stream: the stream, all overrides applied.
-        source: its YAML file, and overrides that make it the stream; Flower's processes read it again.
-        overrides: of the YAML file.
         root: where relative data paths start.
         folder: of the sweep.
         orders: of the tasks; a cell names one by its number.
         cells: in the order in which they are wanted.
+        run_over_flower: runs cells of one method and order, with different seeds; each has its `results.json` afterwards,
+            written when all else in the cell's folder is.
     """
 
     stream: StreamConfig
-    source: Path
-    overrides: Mapping[str, Any]
     root: Path
     folder: SweepFolder
     orders: Sequence[tuple[str, ...]]
     cells: Sequence[Cell]
+    run_over_flower: Callable[[Sequence[Cell]], None]
     _started: float = field(default_factory=time.monotonic)
 
     def run(self) -> dict[Cell, CellResult]:
@@ -69,7 +63,7 @@ class Sweep:
             left = f"{len(waiting)} left{_minutes(waiting, found)}"
             self.say(f"{which} of {len(self.cells)}: {'; '.join(map(str, batch))}; {left}")
             if batch[0].method.flower:
-                self._run_over_flower([cell for cell in batch if not self._collected(cell).exists()])
+                self.run_over_flower([cell for cell in batch if not self._collected(cell).exists()])
             found |= {cell: self._finished(cell) for cell in batch}
         return {cell: found[cell] for cell in self.cells}
 
@@ -116,27 +110,6 @@ class Sweep:
     def _collected(self, cell: Cell) -> Path:
         """Return the file that Flower's server leaves for a cell when all else of it is written."""
         return cell.folder(self.folder.path) / "results.json"
-
-    def _run_over_flower(self, cells: Sequence[Cell]) -> None:
-        """Let Flower run cells of one method and order; each has its `results.json` afterwards."""
-        sites = {site.task_name: asdict(site) for site in self.stream.sites}
-        for cell in cells:
-            path = cell.folder(self.folder.path)
-            shutil.rmtree(path, ignore_errors=True)
-            folder = RunFolder(path, self.folder.sites)
-            folder.say("started")
-            in_order = [sites[task] for task in self.orders[cell.order]]
-            run_config = {
-                "stream": str(self.source.absolute()),
-                "data": str(self.root),
-                "out": str(path),
-                "sites": str(self.folder.sites),
-                "overrides": json.dumps({**self.overrides, "seeds": [cell.seed], "sites": in_order}),
-                "method": cell.method.name,
-            }
-            peak = launch(folder, self.stream, run_config)
-            results = json.loads(folder.results.read_text())
-            write_atomically(folder.results, json.dumps({**results, "peak_rss_mb": round(peak)}, indent=1).encode())
 
     @cached_property
     def _tasks(self) -> "StreamTasks":

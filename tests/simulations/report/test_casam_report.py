@@ -259,6 +259,38 @@ def test_the_page_says_when_boxes_are_per_instance_and_scores_at_the_square(
     assert "source resolution" not in page
 
 
+def test_the_page_tells_how_every_release_was_let_in(written: Path) -> None:
+    page = (written / "report.md").read_text()
+    assert "said of 12 releases: 9 admitted A001, 3 quarantined Q201." in page
+    assert "| histology | 0, 1, 2 | admitted | A001 | the rule | n/a |" in page
+    assert "| fluorescence | 0, 1, 2 | quarantined | Q201 | a person | 81.2% of histology by vae |" in page
+
+
+def test_of_releases_let_in_alike_the_largest_overlap_is_shown(four: dict[str, Any], tmp_path: Path) -> None:
+    results = copy.deepcopy(four)
+    results["seeds"]["1"]["admissions"][2] |= {"overlap": {"kind": "vae", "source": "noise", "share": 0.19}}
+    results["seeds"]["2"]["admissions"][2] |= {"outcome": "quarantined", "code": "Q201", "by": "person"}
+    page = report_on(results, tmp_path).read_text()
+    assert "| tissue | 0, 1 | admitted | A001 | the rule | 19.0% of noise by vae |" in page
+    assert "| tissue | 2 | quarantined | Q201 | a person | 12.5% of fluorescence by gaussian |" in page
+
+
+def test_the_page_tells_where_each_site_computed_and_what_the_logs_proved(written: Path) -> None:
+    identity = (written / "report.md").read_text().partition("## What exactly ran")[2]
+    assert "- device: cpu (histology-lab, fluorescence-lab, tissue-lab); cuda (brightfield-lab)\n" in identity
+    assert "- seed 1, verified: 5 exports (bank, 4 sites)\n" in identity
+
+
+def test_what_an_earlier_run_did_not_collect_is_left_out(four: dict[str, Any], tmp_path: Path) -> None:
+    results = copy.deepcopy(four)
+    for seed in results["seeds"].values():
+        for name in ("admissions", "devices", "verified", "left_out", "unseen"):
+            del seed[name]
+    page = report_on(results, tmp_path).read_text()
+    for words in ("Admission", "- device:", "verified", "no task of the bank has seen", "no site has"):
+        assert words not in page
+
+
 def test_every_picture_of_the_page_exists_beside_it_overlays_in_the_order_of_the_stream(written: Path) -> None:
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (written / "report.md").read_text())
     assert links[:2] == ["stage_matrices/casam.png", "curves.png"]

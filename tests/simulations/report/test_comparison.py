@@ -92,7 +92,7 @@ def test_the_page_shows_means_deviations_gaps_and_the_buffer(written):
     assert "The buffer of er holds 50 images in all." in page
     assert "FF = mean_{j<T-1}" in page
     assert "1,000 MB" in page
-    assert "150.0 s in all" in page
+    assert "Whole run: 150.0 s" in page
     assert "| site | joint, s | er, s |" in page
     assert "| b | 2.0 | 2.0 |" in page
     assert "| three | 0.100 | 0.500 | 0.550 ± 0.071 |" in page
