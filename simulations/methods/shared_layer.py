@@ -188,8 +188,6 @@ def _outcome(
         zero_shot={name: tasks.zero_shot[name].scores["iou"] for name in order},
         final={metric: {name: final[name][metric] for name in order} for metric in METRICS},
         matrix=matrix,
-        accuracy=None,
-        smallest_recall=None,
         unseen={name: _unseen(answer, tasks.unseen_zero_shot[name]) for name, answer in answers.items()},
         bytes_up=dict(bytes_up or {}),
         seconds=dict(seconds),

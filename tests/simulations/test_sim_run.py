@@ -85,11 +85,11 @@ def finished(tmp_path_factory, cache):
 
 def test_a_run_completes_reports_and_leaves_no_process_behind(finished):
     done, out, left = finished
-    assert done.returncode == 0, done.stderr + (out / "flower.log").read_text()[-2000:]
+    assert done.returncode == 0, done.stderr + (out / "seed-0" / "flower.log").read_text()[-2000:]
     assert left == []
     assert f"report: {out / 'report.md'}" in done.stdout
     assert "stage 2 of 2: lab joins" in done.stdout
-    for name in ("run.json", "report.md", "stage_matrix.csv", "stage_matrix.png", "curves.png"):
+    for name in ("run.json", "report.md", "methods.csv", "stage_matrix.csv", "stage_matrices/casam.png", "curves.png"):
         assert (out / name).stat().st_size > 0
     assert sorted(path.name for path in (out / "overlays").iterdir()) == [
         f"{site}-{number}.png" for site in ("clinic", "lab") for number in (1, 2)
@@ -112,12 +112,26 @@ def test_run_json_holds_what_was_promised(finished):
     assert all(size > 1_000_000 for size in run["bytes_up"].values())
 
 
-def test_a_folder_with_an_earlier_run_is_not_overwritten_unasked(finished, tmp_path, cache):
+def test_a_finished_run_is_not_computed_again(finished):
+    """Nothing of Flower is started, and the report is the same."""
+    _, out, _ = finished
+    before = {
+        path: path.read_bytes() for path in (out / "run.json", out / "report.md", out / "seed-0" / "progress.jsonl")
+    }
+    done = _casam(out.parent, out, "sim", "run", "stream.yaml", "--out", "out")
+    assert done.returncode == 0
+    assert "1 of 1 cells are finished already" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_with_another_run_is_not_overwritten_unasked(finished, tmp_path, cache):
     _, out, _ = finished
     before = (out / "run.json").read_bytes()
-    done = _casam(tmp_path, cache, "sim", "run", str(stream(tmp_path)), "--out", str(out))
+    done = _casam(
+        tmp_path, cache, "sim", "run", str(stream(tmp_path, epochs=2)), "--out", str(out), "--data", str(out.parent)
+    )
     assert done.returncode == 1
-    assert "holds an earlier run; give another folder, or --overwrite" in done.stderr
+    assert "holds a run with another 'stream.method.epochs'; give another folder, or --overwrite" in done.stderr
     assert (out / "run.json").read_bytes() == before
 
 
@@ -192,7 +206,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path, cache, number, ti
 
 
 def _progress(folder: Path) -> str:
-    path = folder / "out" / "progress.jsonl"
+    path = folder / "out" / "seed-0" / "progress.jsonl"
     return path.read_text() if path.exists() else ""
 
 
