@@ -19,14 +19,18 @@ def _outcome(results: Results, seed: int, way: str, order: int) -> Outcome:
     run, tasks = results.seeds[seed], results.tasks
     confusion = run.confusion(tasks, way)
     smallest = int(np.argmin([run.counts[site].train for site in results.sites]))
+    scores = {
+        part: {metric: {task: run.last[task].by_way(part).scores[metric] for task in tasks} for metric in METRICS}
+        for part in ("zero_shot", way)
+    }
     trained = {site: run.seconds.get(site, {}) for site in results.sites}
     return Outcome(
         row=f"casam {way}",
         seed=seed,
         order=order,
         tasks=tasks,
-        zero_shot={task: run.last[task].zero_shot.scores["iou"] for task in tasks},
-        final={metric: {task: run.last[task].by_way(way).scores[metric] for task in tasks} for metric in METRICS},
+        zero_shot=scores["zero_shot"],
+        final=scores[way],
         matrix=tuple(map(tuple, run.matrix(tasks, way).to_rows())),
         unseen={name: unseen_scores(run, tasks, name, way) for name in run.unseen} if way in ROUTERS else {},
         bytes_up=dict(run.bytes_up),

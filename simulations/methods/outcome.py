@@ -8,10 +8,13 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.forms import STRICT
 from casam_fed.inference.stage_matrix import StageMatrix
+from casam_fed.wire.evaluation_report import METRICS
 
 __all__ = ["SCALARS", "Outcome", "Routing", "UnseenScores"]
 
-SCALARS = ("last", "avg", "ff", "ff_max", "bwt", "fwt", "boundary_iou", "accuracy", "unknown_rate", "smallest_recall")
+_STAGED = ("avg", "ff", "ff_max", "bwt")
+
+SCALARS = ("last", *_STAGED, "fwt", *METRICS[1:], "accuracy", "unknown_rate", "smallest_recall")
 """One number an outcome, in the order in which they are shown."""
 
 
@@ -56,7 +59,7 @@ class Outcome:
         row: method and, where it has several, way of routing.
         seed, order: which; order 0 is the stream's own.
         tasks: in that order.
-        zero_shot: task -> IoU of plain SAM.
+        zero_shot: metric -> task -> score of plain SAM.
         final: metric -> task -> score at the end.
         matrix: IoU a[i][j]; None for a method that does not learn task after task.
         unseen: name -> scores.
@@ -69,7 +72,7 @@ class Outcome:
     seed: int
     order: int
     tasks: tuple[str, ...]
-    zero_shot: Mapping[str, float]
+    zero_shot: Mapping[str, Mapping[str, float]]
     final: Mapping[str, Mapping[str, float]]
     matrix: tuple[tuple[float | None, ...], ...] | None
     unseen: Mapping[str, UnseenScores]
@@ -86,14 +89,27 @@ class Outcome:
         """Return the numbers named in `SCALARS`, None where the method has none."""
         matrix, routing = self.stage_matrix, self.routing
         numbers: dict[str, float | None] = dict.fromkeys(SCALARS)
-        numbers |= {"last": self.mean_of("iou"), "boundary_iou": self.mean_of("boundary_iou")}
+        for metric in METRICS:
+            numbers["last" if metric == "iou" else metric] = float(np.mean(list(self.final[metric].values())))
         if matrix is not None:
-            numbers |= {"avg": matrix.avg, "ff": matrix.ff, "ff_max": matrix.ff_max, "bwt": matrix.bwt}
-            numbers["fwt"] = matrix.fwt([self.zero_shot[task] for task in self.tasks])
+            numbers |= {name: getattr(matrix, name) for name in _STAGED}
+            numbers["fwt"] = matrix.fwt([self.zero_shot["iou"][task] for task in self.tasks])
         if routing is not None:
             numbers |= asdict(routing)
         return numbers
 
-    def mean_of(self, metric: str) -> float:
-        """Return a metric's mean over tasks at the end."""
-        return float(np.mean(list(self.final[metric].values())))
+    def plain_sam(self) -> "Outcome":
+        """Return the outcome of plain SAM on the same tasks: every stage scores alike."""
+        scores = tuple(self.zero_shot["iou"][task] for task in self.tasks)
+        return Outcome(
+            row="zero-shot",
+            seed=self.seed,
+            order=self.order,
+            tasks=self.tasks,
+            zero_shot=self.zero_shot,
+            final=self.zero_shot,
+            matrix=(scores,) * len(scores),
+            unseen={},
+            bytes_up={},
+            seconds={},
+        )

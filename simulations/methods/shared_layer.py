@@ -185,7 +185,7 @@ def _outcome(
         seed=seed,
         order=number,
         tasks=tuple(order),
-        zero_shot={name: tasks.zero_shot[name].scores["iou"] for name in order},
+        zero_shot={metric: {name: tasks.zero_shot[name].scores[metric] for name in order} for metric in METRICS},
         final={metric: {name: final[name][metric] for name in order} for metric in METRICS},
         matrix=matrix,
         unseen={name: _unseen(answer, tasks.unseen_zero_shot[name]) for name, answer in answers.items()},

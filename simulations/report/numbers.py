@@ -45,6 +45,8 @@ def run_numbers(
     """
     outcomes = [outcome for result in cells.values() for outcome in result.outcomes]
     own = [outcome for outcome in outcomes if outcome.row == outcomes[0].row and outcome.order == 0]
+    # Every method is scored beside plain SAM, so that needs no cell of its own.
+    unaided = [] if any(outcome.row == "zero-shot" for outcome in outcomes) else [own[0].plain_sam()]
     peaks = [result.peak_rss_mb for result in cells.values() if result.peak_rss_mb is not None]
     seconds: dict[str, Any] = {
         "total": sum(result.wall_s for result in cells.values()),
@@ -56,8 +58,8 @@ def run_numbers(
         "seeds": list(stream.seeds),
         "orders": [list(order) for order in orders],
         "methods": list(dict.fromkeys(cell.method.name for cell in cells)),
-        "zero_shot": {task: _mean([outcome.zero_shot[task] for outcome in own]) for task in orders[0]},
-        "rows": rows_of(outcomes),
+        "zero_shot": {task: _mean([outcome.zero_shot["iou"][task] for outcome in own]) for task in orders[0]},
+        "rows": rows_of([*outcomes, *unaided]),
         "seconds": seconds,
         "peak_rss_mb": round(max(peaks)) if peaks else None,
         "config": method_record(stream),
@@ -143,13 +145,9 @@ def _casam(results: Results, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     own = {way: [outcome for outcome in rows[f"casam {way}"] if outcome.order == 0] for way in ROUTES}
     by_seed = {str(seed): run for seed, run in results.seeds.items()}
     left_out = {task: {router: left_out_scores(results, task, router) for router in ROUTERS} for task in tasks}
-    unaided = [[run.last[task].zero_shot.scores for task in tasks] for run in results.runs]
     return {
         "sites": list(results.sites),
         "routes": {way: _route(results, way, found) for way, found in own.items()},
-        "zero_shot_metrics": {
-            metric: _mean([_mean([scores[metric] for scores in seed]) for seed in unaided]) for metric in METRICS
-        },
         "bytes_up": _whole_means(results, "bytes_up"),
         "bytes_down": _whole_means(results, "bytes_down"),
         "counts": {site: asdict(counts) for site, counts in results.runs[0].counts.items()},
@@ -179,13 +177,11 @@ def _casam(results: Results, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _route(results: Results, way: str, found: Sequence[Outcome]) -> dict[str, Any]:
     scalars = [outcome.scalars() for outcome in found]
     matrices = [run.matrix(results.tasks, way) for run in results.runs]
-    metrics = _means_beside_std({metric: [outcome.mean_of(metric) for outcome in found] for metric in METRICS})
     return {
         "matrix": mean_of(matrices).to_rows(),
         **_means_beside_std({name: [numbers[name] for numbers in scalars] for name in _OF_ROUTES}),
         "confusion": np.sum([run.confusion(results.tasks, way) for run in results.runs], axis=0).tolist(),
-        "metrics_std": metrics.pop("std"),
-        "metrics": metrics,
+        "metrics": {metric: float(np.mean([numbers[metric] for numbers in scalars])) for metric in METRICS[1:]},
         "per_seed": {
             str(outcome.seed): {**{name: numbers[name] for name in _OF_ROUTES}, "matrix": matrix.to_rows()}
             for outcome, numbers, matrix in zip(found, scalars, matrices, strict=True)

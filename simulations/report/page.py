@@ -12,11 +12,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from casam_fed.inference.stage_matrix import FORMULAS, StageMatrix
-from casam_fed.wire.evaluation_report import METRICS
+from casam_fed.inference.stage_matrix import FORMULAS
 from simulations.methods.casam_results import ROUTERS
 from simulations.methods.method_list import METHODS
-from simulations.methods.outcome import SCALARS
 from simulations.report.markdown import NONE, number, percent, plain, plural, shown, table
 from simulations.report.numbers import TOLERANCE
 
@@ -31,7 +29,9 @@ _TITLES = {
     "ff_max": "FF_max",
     "bwt": "BWT",
     "fwt": "FWT",
+    "dice": "Dice",
     "boundary_iou": "Boundary IoU",
+    "boundary_iou_casam": "Boundary IoU (CA-SAM)",
     "accuracy": "routing accuracy",
     "unknown_rate": "false unknowns",
     "smallest_recall": "smallest-task recall",
@@ -39,21 +39,15 @@ _TITLES = {
 
 _MEANINGS = {
     **{name: f"`{formula.partition(' = ')[2]}`" for name, formula in FORMULAS.items()},
+    "dice": "2 intersection / sum of both areas; mean over tasks, last stage, as the next two",
+    "boundary_iou": "IoU of mask minus mask eroded by 2% of the diagonal (Cheng et al. 2021)",
+    "boundary_iou_casam": "IoU of 1 px contours dilated by about 2% of the diagonal; not comparable with the row above",
     "accuracy": "test images sent to their own task / all test images, last stage",
     "unknown_rate": "test images of admitted tasks sent to unknown / all test images, last stage",
+    "smallest_recall": "routing accuracy of the task with the fewest training images",
 }
 
-_METRIC_NAMES = {
-    "iou": ("IoU", "intersection / union"),
-    "dice": ("Dice", "2 intersection / sum of both areas"),
-    "boundary_iou": ("Boundary IoU", "IoU of mask minus mask eroded by 2% of the diagonal (Cheng et al. 2021)"),
-    "boundary_iou_casam": (
-        "Boundary IoU (CA-SAM)",
-        "IoU of 1 px contours dilated by about 2% of the diagonal; not comparable with the row above",
-    ),
-}
-
-_WAYS = ["oracle", "gaussian", "vae"]
+_BY = {"rule": "the rule", "person": "a person"}
 
 
 def page(run: Run, matrices: Sequence[str], overlays: Sequence[str]) -> str:
@@ -65,13 +59,11 @@ def page(run: Run, matrices: Sequence[str], overlays: Sequence[str]) -> str:
         overlays: names of the pictures in the folder `overlays` beside the page.
     """
     with_casam = "routes" in run
-    compared = len(run["methods"]) > 1 or len(run["orders"]) > 1
     parts = [
         _opening(run),
         _headlines(run) if with_casam else "",
         _scoring(run),
-        _methods(run) if compared or not with_casam else "",
-        _ways(run) if with_casam else "",
+        _scores(run),
         _tasks(run),
         _figures(run, matrices),
         _routing(run) if with_casam else "",
@@ -126,59 +118,31 @@ an image is the mean over its boxes, that of a task the mean over its test image
 {at}.{means}"""
 
 
-def _methods(run: Run) -> str:
-    rows = [
-        [row, str(numbers["runs"]), *(_spread(numbers[name]) for name in SCALARS)]
-        for row, numbers in run["rows"].items()
+def _scores(run: Run) -> str:
+    rows = {"zero-shot": run["rows"]["zero-shot"], **run["rows"]}
+    lines = [
+        [title, *(_spread(numbers[name]) for numbers in rows.values()), _MEANINGS[name]]
+        for name, title in _TITLES.items()
     ]
-    meanings = "\n".join(f"- *{name}*: {METHODS[name].meaning}." for name in run["methods"])
+    if len(run["methods"]) > 1 or len(run["orders"]) > 1:
+        lines.append(["runs", *(str(numbers["runs"]) for numbers in rows.values()), "seeds and orders"])
+    meanings = "\n".join(
+        f"- *{name}*: {METHODS[name].meaning}." for name in dict.fromkeys(["zero-shot", *run["methods"]])
+    )
     options = run["baselines"]
-    buffer = f" The buffer of er holds {plural(options['er_images'], 'image')} in all." if "er" in run["rows"] else ""
-    formulas = "; ".join(f"`{formula}`" for formula in FORMULAS.values())
-    return f"""## Methods
-
-All methods learn from the same stored embeddings of the same images, with the same prompts, numbers of steps and seeds.
-{NONE}: the method has no such number, for it routes nothing, or does not learn task after task.
-
-{table(["method", "runs", *(_TITLES[name] for name in SCALARS)], rows)}
-
-Scores are IoU, `a[i][j]` that of task j after stage i, both from 0, T tasks: {formulas}.
-*Boundary IoU* (Cheng et al. 2021): mean over tasks at the end. *Routing accuracy*: test images sent to their own task
-at the end; *false unknowns*: sent to unknown. *Smallest-task recall*: routing accuracy for the task with the fewest
-training images. Lower is better for FF, FF_max and false unknowns, higher for all else.
-
-{meanings}
+    strengths = f"""
 
 Strengths: ewc {options["ewc_strength"]:g}; lwf {options["lwf_strength"]:g} at temperature {options["lwf_temperature"]:g};
-fedavg {plural(options["fedavg_rounds"], "round")}.{buffer}"""
+fedavg {plural(options["fedavg_rounds"], "round")}. The buffer of er holds {plural(options["er_images"], "image")} in all.
+All methods learn from the same stored embeddings of the same images, with the same prompts, numbers of steps and seeds."""
+    return f"""## Scores
 
+{table(["measure", *rows, "formula"], lines)}
 
-def _ways(run: Run) -> str:
-    zero_shot, routes = [run["zero_shot"][task] for task in run["tasks"]], run["routes"]
-    unaided = StageMatrix.from_rows([zero_shot] * len(zero_shot))
-    unrouted = {name: getattr(unaided, name) for name in ("last", "avg", "ff", "ff_max", "bwt")}
-    unrouted["fwt"] = unaided.fwt(zero_shot)
-    rows = []
-    for name, meaning in _MEANINGS.items():
-        cells = [number(routes[way][name], routes[way]["std"][name]) for way in _WAYS]
-        rows.append([_TITLES[name], number(unrouted.get(name)), *cells, meaning])
-    others = []
-    for metric in METRICS:
-        title, meaning = _METRIC_NAMES[metric]
-        cells = [number(routes[way]["metrics"][metric], routes[way]["metrics_std"][metric]) for way in _WAYS]
-        others.append([title, number(run["zero_shot_metrics"][metric]), *cells, meaning])
-    head = ["zero-shot", *_WAYS]
-    return f"""## Ways of routing
+`a[i][j]` is the IoU of task j after stage i, both counted from 0, T tasks. Lower is better for FF, FF_max and false
+unknowns, higher for all else. {NONE}: nothing is routed, or the method does not learn task after task.
 
-`a[i][j]` is the IoU of task j after stage i, both counted from 0, T tasks. *zero-shot*: plain SAM. *oracle*: every image
-takes its own task's layer once that task has joined. *gaussian*, *vae*: the image is routed among the tasks of the bank.
-Lower is better for FF, FF_max and false unknowns, higher for all else.
-
-{table(["measure", *head, "formula"], rows)}
-
-The same at the last stage in other metrics, each the mean over tasks:
-
-{table(["metric", *head, "meaning"], others)}"""
+{meanings}{strengths if len(run["methods"]) > 1 else ""}"""
 
 
 def _tasks(run: Run) -> str:
@@ -307,9 +271,6 @@ person, who in a simulation accepts it. *Largest overlap*: the largest share of 
 task, that a router of the release takes.
 
 {table(["task", "seeds", "checks", "code", "let in by", "largest overlap"], rows)}"""
-
-
-_BY = {"rule": "the rule", "person": "a person"}
 
 
 def _overlays(tasks: Sequence[str], names: Sequence[str]) -> str:

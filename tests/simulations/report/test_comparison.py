@@ -78,7 +78,7 @@ def test_run_json_holds_every_number_of_the_page(written):
     run = json.loads((written / "run.json").read_text())
     assert run["tasks"] == list(TASKS)
     assert run["methods"] == ["er", "joint"]
-    assert set(run["rows"]) == {"er", "joint"}
+    assert set(run["rows"]) == {"zero-shot", "er", "joint"}
     assert set(SCALARS) <= set(run["rows"]["er"])
     assert run["seconds"]["total"] == 150
     assert run["peak_rss_mb"] == 1000
@@ -87,10 +87,12 @@ def test_run_json_holds_every_number_of_the_page(written):
 
 def test_the_page_shows_means_deviations_gaps_and_the_buffer(written):
     page = (written / "report.md").read_text()
-    assert "| er | 2 | 0.700 ± 0.071 |" in page
-    assert "| joint | 1 | 0.650 | n/a | n/a |" in page
+    assert "| measure | zero-shot | joint | er | formula |" in page
+    assert "| Last | 0.200 | 0.650 | 0.700 ± 0.071 | `mean_j a[T-1][j]` |" in page
+    assert "| FF | 0.000 | n/a | 0.125 ± 0.000 | `mean_{j<T-1}" in page
+    assert "| routing accuracy | n/a | n/a | n/a |" in page
+    assert "| runs | 1 | 1 | 2 |" in page
     assert "The buffer of er holds 50 images in all." in page
-    assert "FF = mean_{j<T-1}" in page
     assert "1,000 MB" in page
     assert "Whole run: 150.0 s" in page
     assert "| site | joint, s | er, s |" in page
@@ -136,7 +138,7 @@ def beside_casam(tmp_path):
 
 def test_what_only_casam_has_is_of_the_streams_own_order(beside_casam):
     run = json.loads((beside_casam / "run.json").read_text())
-    assert list(run["rows"]) == ["casam gaussian", "casam vae", "casam oracle", "er"]
+    assert list(run["rows"]) == ["casam gaussian", "casam vae", "casam oracle", "zero-shot", "er"]
     assert run["rows"]["casam vae"]["runs"] == 3
     assert list(run["bank_digests"]) == list(run["routes"]["vae"]["per_seed"]) == ["0", "1"]
     own = [one["last"] for one in run["rows"]["casam vae"]["per_run"] if one["order"] == 0]
@@ -150,8 +152,7 @@ def test_one_page_compares_the_methods_and_shows_casam_in_full(beside_casam):
     page = (beside_casam / "report.md").read_text()
     assert page.startswith("# Stream `synthetic`: 3 tasks, 2 methods, 2 seeds, 2 orders\n")
     assert re.findall("^## (.*)", page, flags=re.MULTILINE) == [
-        "Methods",
-        "Ways of routing",
+        "Scores",
         "Tasks at the last stage",
         "Stage by stage",
         "Where the test images were sent",
@@ -174,11 +175,11 @@ def test_one_page_compares_the_methods_and_shows_casam_in_full(beside_casam):
 def test_without_casam_the_page_says_nothing_of_banks_and_routes(written):
     page = (written / "report.md").read_text()
     assert re.findall("^## (.*)", page, flags=re.MULTILINE) == [
-        "Methods",
+        "Scores",
         "Tasks at the last stage",
         "Stage by stage",
         "Sets that no site has",
         "Bytes, seconds and memory",
         "What exactly ran",
     ]
-    assert "CA-SAM" not in page
+    assert "By CA-SAM" not in page

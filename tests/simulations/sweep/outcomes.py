@@ -16,7 +16,7 @@ def outcome(row="er", seed=0, order=0, shift=0.0, staged=True, routed=False, uns
         seed=seed,
         order=order,
         tasks=TASKS,
-        zero_shot={"one": 0.3, "two": 0.2, "three": 0.1},
+        zero_shot={metric: {"one": 0.3, "two": 0.2, "three": 0.1} for metric in METRICS},
         final=dict.fromkeys(METRICS, last),
         matrix=matrix if staged else None,
         unseen={"far": UnseenScores(10, unseen, 0.5, 0.7 if routed else None, 0.95 if routed else None)},
