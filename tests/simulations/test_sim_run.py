@@ -85,10 +85,11 @@ def finished(tmp_path_factory, cache):
 
 def test_a_run_completes_reports_and_leaves_no_process_behind(finished):
     done, out, left = finished
-    assert done.returncode == 0, done.stderr + (out / "seed-0" / "flower.log").read_text()[-2000:]
+    assert done.returncode == 0, done.stderr + (out / "flower.log").read_text()[-2000:]
     assert left == []
     assert f"report: {out / 'report.md'}" in done.stdout
     assert "stage 2 of 2: lab joins" in done.stdout
+    assert done.stdout.splitlines()[-1] == "verified: 3 exports (bank, 2 sites)"
     for name in ("run.json", "report.md", "methods.csv", "stage_matrix.csv", "stage_matrices/casam.png", "curves.png"):
         assert (out / name).stat().st_size > 0
     assert sorted(path.name for path in (out / "overlays").iterdir()) == [
@@ -115,13 +116,25 @@ def test_run_json_holds_what_was_promised(finished):
 def test_a_finished_run_is_not_computed_again(finished):
     """Nothing of Flower is started, and the report is the same."""
     _, out, _ = finished
-    before = {
-        path: path.read_bytes() for path in (out / "run.json", out / "report.md", out / "seed-0" / "progress.jsonl")
-    }
+    before = {path: path.read_bytes() for path in (out / "run.json", out / "report.md", out / "progress.jsonl")}
     done = _casam(out.parent, out, "sim", "run", "stream.yaml", "--out", "out")
     assert done.returncode == 0
     assert "1 of 1 cells are finished already" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_run_leaves_is_looked_at_with_the_commands_of_a_deployment(finished, cache):
+    seed = finished[1] / "seed-0"
+    for command, shown in (
+        (("aggregator.cli", "bank", "list", seed / "aggregator"), "1 active   lab"),
+        (("site_client.cli", "status", seed / "sites" / "lab"), "admitted A001"),
+        (("casam_fed.audit.cli", "show", seed / "sites" / "clinic"), "may leave to federation small, by an option"),
+    ):
+        module, *arguments = map(str, command)
+        program = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
 
 
 def test_a_folder_with_another_run_is_not_overwritten_unasked(finished, tmp_path, cache):
@@ -206,7 +219,7 @@ def test_an_interrupted_run_leaves_no_process_behind(tmp_path, cache, number, ti
 
 
 def _progress(folder: Path) -> str:
-    path = folder / "out" / "seed-0" / "progress.jsonl"
+    path = folder / "out" / "progress.jsonl"
     return path.read_text() if path.exists() else ""
 
 
