@@ -50,7 +50,7 @@ _TOO_LARGE: Final = f"claims more than {MAX_PIXELS:,} pixels; cut it, and its ma
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 274, 258, 262
 
 Labels = Literal["binary", "classes", "instances"]
-"""What the values of a mask mean; see `casam_fed.data.folder.FolderReader`."""
+"""What the values of a mask mean; see `casam_fed.data.folder.open_folder`."""
 
 LabelValues = npt.NDArray[np.int32]
 

@@ -79,7 +79,7 @@ def test_small_sites_get_a_minimum_of_steps_and_large_ones_their_epochs():
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tiny_backbone, store, tmp_path, blobs):
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     data = encode_task(reader, reader.records(), store, LONGER)
     whole = train_alignment(tiny_backbone, store, data, LONGER, 0)
     _killed(tmp_path, blobs, at=55)
