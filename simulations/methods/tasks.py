@@ -17,7 +17,7 @@ from casam_fed.method.task_data import EncodedImage, encode_task
 from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.unseen import unseen_evaluator
 from simulations.stream_config import StreamConfig
-from site_client.site import shared_backbone
+from site_client.work import shared_backbone
 
 __all__ = ["StreamTask", "StreamTasks"]
 
@@ -92,5 +92,5 @@ class StreamTasks:
         train = encode_task(dataset.reader, dataset.train, self.store, self.config)
         check_counts(train.class_counts(dataset.reader.classes), self.config.min_train_images)
         test = encode_task(dataset.reader, dataset.test, self.store, self.config)
-        evaluator = Evaluator(dataset.reader, test, self.store, self.config, seed=0)
+        evaluator = Evaluator(dataset.reader, test, self.store, self.config)
         return StreamTask(name, site, tuple(train.with_targets), evaluator)

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from aggregator import delivery, ledger
 from aggregator.decisions import Decisions
 from aggregator.delivery import deliver, evaluate
-from aggregator.home import Home, welcome_of
+from aggregator.enrolment import welcome_of
+from aggregator.home import Home
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, revoke, rotate
 from aggregator.witness import SiteWitness
@@ -22,10 +23,10 @@ from casam_fed.bank.release import parse
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, StorageError
 from casam_fed.host.files import write_atomically
-from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.inference.segmenter import Segmenter
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
-from site_client.deployed import DeployedSite
+from site_client.answering import AnsweringSite
 from site_client.home import SiteHome, renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
@@ -222,7 +223,7 @@ class Bad:
     def receive(self, receipt, envelope):
         self.receipt = receipt
 
-    def sync(self, snapshot, objects, logs):
+    def sync(self, objects, logs):
         raise RuntimeError("a text that must not travel")
 
     evaluate = None
@@ -351,17 +352,15 @@ def test_a_release_that_is_retired_stays_out(home, sites):
 
 def routed(site: SiteHome, way: str) -> tuple[dict[str, torch.Tensor], dict[str, tuple[str | None, bytes]]]:
     """The scores of a site's test images by task, and by image the task it is sent to and its masks, under its bank."""
-    evaluator = DeployedSite(site)._site._evaluator()
+    evaluator = AnsweringSite(site).work.evaluator()
     held = LayerBank(site.bank)
-    router, segmenter = bank_router(held), Segmenter(evaluator.store.backbone, held)
-    scores = router.scores(way, evaluator.features, held.background)
+    segmenter = Segmenter(evaluator.store.backbone, held, way)
     masks = {}
-    for image, number in zip(evaluator.data.images, router.routes(way, scores).task.tolist(), strict=True):
-        task = None if number < 0 else router.tasks[number]
+    for image, route in zip(evaluator.data.images, segmenter.route(evaluator.features), strict=True):
         _, boxes = evaluator.truth(image)
         embedding = evaluator.store.load([image.key])[0]
-        masks[image.record.id] = (task, segmenter.masks(embedding, image.frame, boxes, task).tobytes())
-    return dict(zip(router.tasks, scores.T, strict=True)), masks
+        masks[image.record.id] = (route.task, segmenter.masks(embedding, image.frame, boxes, route.task).tobytes())
+    return dict(zip(segmenter.tasks, segmenter.scores(evaluator.features).T, strict=True)), masks
 
 
 def test_a_withdrawal_is_exact(home, sites, tmp_path):
