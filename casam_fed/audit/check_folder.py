@@ -299,14 +299,17 @@ def read_manifest(folder: Folder) -> Manifest:
         read = Manifest(**content)
         if form == FORMAT and _fits(read) and manifest_bytes(read) == data:
             manifest = read
-    if type(form) is int and form in SIZES and form > FORMAT:
-        raise CheckError(
-            "newer-format",
-            f"the export has format {form}, and {FORMAT} is the newest known here; use a newer casam-fed",
-        )
     if manifest is None:
-        raise CheckError("manifest-form", f"{MANIFEST} does not say what the export is in its one form; {_AGAIN}")
+        newer = type(form) is int and form in SIZES and form > FORMAT
+        raise CheckError(*(_newer(form) if newer else _UNLIKE))
     return manifest
+
+
+_UNLIKE = ("manifest-form", f"{MANIFEST} does not say what the export is in its one form; {_AGAIN}")
+
+
+def _newer(form: object) -> Finding:
+    return "newer-format", f"the export has format {form}, and {FORMAT} is the newest known here; use a newer casam-fed"
 
 
 def _fits(manifest: Manifest) -> bool:

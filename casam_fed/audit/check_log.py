@@ -149,8 +149,7 @@ def checked_events(
         what = f"entry {index} of {owner}"
         event = _opened(data, what, public)
         end_at_first(_of_place(event, what, index, previous, time))
-        if not _belongs(event, origin, public, manifest):
-            raise CheckError("foreign", f"{what} was written for another log, federation, site or key; {_ASK}")
+        end_at_first(_of_owner(event, what, origin, public, manifest))
         previous, time = hashlib.sha256(data).hexdigest(), event.time
         yield event
 
@@ -172,26 +171,31 @@ def check_witnessed(
         CheckError: `cosignature-missing`, `cosignature-form`, `cosignature-key`, `cosignature-signature` or `fork`.
     """
     path = f"{tree.kind}/witnessed/{file}"
-    owner = owner_of(tree.kind)
     data = folder.read(path, MAX_NOTE_BYTES, "cosignature-missing", "cosignature-form")
     with as_check_error("cosignature-form"):
-        note = read_note(data, f"{owner}, as {file} cosigned it,")
-    if note.checkpoint.origin != tree.note.checkpoint.origin:
-        raise CheckError("cosignature-form", f"{path} is a checkpoint of another log, {note.checkpoint.origin}; {_ASK}")
+        note = read_note(data, f"{owner_of(tree.kind)}, as {file} cosigned it,")
     name, witness = next((each for each in witnesses if bears(note, *each)), witnesses[-1])
+    end_at_first(_of_cosigned(tree, note, path, public, name, witness))
+    return note.checkpoint.size, said_time(check_cosigned(note, name, witness))
+
+
+def _of_cosigned(
+    tree: Tree, note: Note, path: str, public: Ed25519PublicKey, name: str, witness: Ed25519PublicKey
+) -> Iterator[Finding]:
+    if note.checkpoint.origin != tree.note.checkpoint.origin:
+        yield "cosignature-form", f"{path} is a checkpoint of another log, {note.checkpoint.origin}; {_ASK}"
     with as_check_error("cosignature-signature"), as_check_error("cosignature-key", of=(UnsignedError,)):
         # Without its owner's signature a witness could accuse him of a fork all alone.
         check_signed(note, public)
-        time = said_time(check_cosigned(note, name, witness))
-    if not time:
-        raise CheckError("cosignature-form", f"{path} bears a time that no calendar has; {_ASK}")
+        time = check_cosigned(note, name, witness)
+    if not said_time(time):
+        yield "cosignature-form", f"{path} bears a time that no calendar has; {_ASK}"
     if not tree.has_seen(note):
-        raise CheckError(
+        yield (
             "fork",
-            f"{name} has seen {owner} with {note.checkpoint.size} entries of which the one in this export is no "
-            "continuation; keep both, and ask whose log it is what became of them",
+            f"{name} has seen {owner_of(tree.kind)} with {note.checkpoint.size} entries of which the one in this export is "
+            "no continuation; keep both, and ask whose log it is what became of them",
         )
-    return note.checkpoint.size, time
 
 
 def said_time(posix: int) -> str:
@@ -251,11 +255,12 @@ def _of_place(event: Event, what: str, index: int, previous: str, time: str) -> 
         yield "clock", f"{what} is of {event.time}, before {time} of the one before; {_ASK}"
 
 
-def _belongs(event: Event, origin: str, public: Ed25519PublicKey, manifest: Manifest) -> bool:
-    """Tell whether an event is of this log; the first also says whose key signs it, and for whom."""
-    if event.log != origin or event.facts.get("federation", manifest.federation) != manifest.federation:
-        return False
-    if event.event != "began":
-        return True
-    is_site = origin.startswith("casam-fed/site/")
-    return event.subjects["key"] == fingerprint(public) and (not is_site or event.facts["site"] == manifest.site)
+def _of_owner(event: Event, what: str, origin: str, public: Ed25519PublicKey, manifest: Manifest) -> Iterator[Finding]:
+    """Check that an event is of this log; the first also says whose key signs it, and for whom."""
+    belongs = event.log == origin and event.facts.get("federation", manifest.federation) == manifest.federation
+    if belongs and event.event == "began":
+        is_site = origin.startswith("casam-fed/site/")
+        belongs = event.subjects["key"] == fingerprint(public)
+        belongs = belongs and (not is_site or event.facts["site"] == manifest.site)
+    if not belongs:
+        yield "foreign", f"{what} was written for another log, federation, site or key; {_ASK}"

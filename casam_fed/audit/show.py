@@ -158,8 +158,6 @@ def _sources(path: Path, key: str) -> list[_Source]:
         return [_of_export(folder, kind, names[kind]) for kind in reversed(manifest.logs)]
     if os.path.isfile(path / "checkpoint"):
         return [_of_log(path)]
-    if not os.path.isdir(path):
-        raise UnsuitableError(f"there is no folder {path}; give a home, an export, or the folder of a log")
     return [_of_log(folder) for folder in find_home(path, key).logs.values()]
 
 

@@ -336,15 +336,14 @@ class Log:
 
     def _write(self, entries: Sequence[bytes], note: Note, *, undo: bool) -> None:
         """Write entries, their hashes, and the checkpoint that counts them; with `undo`, all or nothing."""
-        try:
+        with contextlib.ExitStack() as failing:
+            if undo:
+                failing.callback(self._undo)
             with as_storage_error("write", self.folder, MEND):
                 self._put_entries(entries)
                 self._put_hashes(self.size, [leaf_hash(entry) for entry in entries])
                 replace(self.folder / "checkpoint", note.data)
-        except StorageError:
-            if undo:
-                self._undo()
-            raise
+            failing.pop_all()
         self.note = note
 
     def _put_entries(self, entries: Sequence[bytes]) -> None:
