@@ -3,24 +3,23 @@
 #
 #     bash verify.sh EXPORT BANK_KEY.pem [SITE_KEY.pem...]
 #
-# The keys are public Ed25519 keys in PEM form, which the auditor must have from the parties themselves: an export can
-# not vouch for its own keys. An export of a site needs the key of its log and, after it, the earlier keys of that site,
-# if it had any; one of a bank the keys of all sites with a release in it.
+# The keys are public Ed25519 keys in PEM form, which the auditor must have from the parties themselves: no export can
+# vouch for its own keys. For the export of a site give the key of its log and, after it, its earlier keys, if it had
+# any; for that of a bank the keys of all sites with a release in it.
 #
 # Proved, where the last line says `verified: bytes`:
 #   - the entries of a log are those, and all those, that its owner has signed, in their order, each naming the one
 #     before; and what the other party has cosigned of them was not written anew since;
 #   - every release, card, statement, text and decision that an entry names is there, bit for bit, and nothing else is;
-#     statements, which name the release, bear a signature of the site, and decisions one of the bank;
+#     a statement is signed by the site, and is about that release; a decision is signed by the bank;
 #   - by the log of the site, nothing left that had not been approved, or had been declined since; what the bank
 #     admitted in its name had left; and the log of the bank holds the decisions that the site was told.
-# Left to `casam-audit verify`: the story of events. That each kind of event says what its kind says, the same as the
-# statement in all details, and that it could happen when it did: nothing was sent twice, or retired without being in
-# force. The project's docs/reference/casam-audit.md lists what only casam-audit finds, and explains the codes.
+# Left to `casam-audit verify`: the story of events. That each kind of event has the details that belong to it, that its
+# statement has the same, and that it could happen when it did. docs/reference/casam-audit.md of the project lists what
+# only casam-audit finds, and explains the codes in `failed [CODE]: ...` (exit code 1) and `incomplete [CODE]: ...` (2).
 #
-# Otherwise the last line says `failed [CODE]: ...` or `incomplete [CODE]: ...`; the exit code is 0, 1 or 2. Needs bash
-# 4.4, openssl 3, jq 1.6, GNU find and coreutils; writes nothing but a temporary folder. Forms: DSSE 1.0, in-toto
-# Statement v1, RFC 6962; C2SP signed-note, tlog-checkpoint, tlog-cosignature v1, tlog-tiles and tlog-proof.
+# Needs bash 4.4, openssl 3, jq 1.6, GNU find and coreutils; writes nothing but a temporary folder. Forms: DSSE 1.0,
+# in-toto Statement v1, RFC 6962; C2SP signed-note, tlog-checkpoint, tlog-cosignature v1, tlog-tiles and tlog-proof.
 
 set -euo pipefail
 shopt -s inherit_errexit
@@ -59,7 +58,6 @@ stop() {  # CODE SENTENCE
 # ---- The folder ------------------------------------------------------------------------------------------------------
 # Only plain files count as there: a link leads out of the export, and a pipe never ends. Nor does one whose name has
 # other characters than these: no log can speak of it, and no line below can take it for something else.
-
 declare -A size_of=() hash_of=() accounted=()
 
 list_export() {
@@ -113,8 +111,8 @@ readonly SMALL_ORDER="^(0[01]0{60}[08]0|e[cde]f{60}[7f]f|$EIGHTH|$OTHER_EIGHTH)$
 # RFC 8410: what says Ed25519, 32 bytes, in base64; the key itself follows.
 readonly ED25519='MCowBQYDK2VwAyEA'
 readonly PEM="^-----BEGIN PUBLIC KEY-----$LINE$ED25519($HASH)$LINE-----END PUBLIC KEY-----$LINE$"
-
-prints=()  # Fingerprints: number 0 is the bank's, the sites' follow.
+# Fingerprints: number 0 is the bank's, the sites' follow.
+prints=()
 
 read_key() {  # FILE
   local raw print key=$work/key-${#prints[@]} bad="$1 is no Ed25519 public key in PEM form; ask for the file again"
@@ -131,7 +129,7 @@ read_key() {  # FILE
 # ---- Checkpoints -----------------------------------------------------------------------------------------------------
 readonly SIGNER='[!-*,-~]+'
 readonly SIGNATURE=$'\xe2\x80\x94'" ($SIGNER) ($BASE64)"
-readonly NOTE="^($SIGNER)$LINE$NUMBER$LINE($HASH)$LINE$LINE(($SIGNATURE$LINE){1,100})$"
+readonly NOTE="^($SIGNER)$LINE$NUMBER$LINE($HASH)$LINE$LINE(($SIGNATURE$LINE)+)$"
 
 # Takes a checkpoint apart: origin, size, root, an empty line; then, for each signature, a dash, who signed, and base64
 # of 4 bytes that name the key and of the signature. False where it is not in that form. Two lines of one key would
@@ -149,6 +147,7 @@ read_note() {  # TEXT
     [[ ${#line} -gt 8 && $names != *" $name "* ]] || return 1
     names+="$name " note_signatures+=("$name ${line:8}")
   done <<< "${lines%"$LINE"}"
+  (( ${#note_signatures[@]} <= 100 ))
 }
 
 # What a key has put under that checkpoint, in hexadecimal. Kinds of keys: 1 signs its own log, 4 cosigns another.
@@ -156,8 +155,7 @@ signature_by() {  # NAME KIND KEY_NUMBER
   local line name
   name=$1+$({ printf '%s\n' "$1"; printf "\\00$2"; cat "$work/key-$3.raw"; } | sha256sum | cut -c 1-8)
   for line in "${note_signatures[@]}"; do
-    REPLY=${line#"$name "}
-    [[ $REPLY == "$line" ]] || return 0
+    [[ $line != "$name "* ]] || { REPLY=${line##* }; return; }
   done
   return 1
 }
@@ -332,13 +330,13 @@ judge() {  # PROGRAM ARGUMENT OF JQ...
 # ---- Entries ---------------------------------------------------------------------------------------------------------
 # Signatures one by one; then what all entries say, by one call of jq, in the order of the log.
 check_entries() {  # LOG KEY_NUMBER
-  local newer file lines=$work/$1.lines
+  local file lines=$work/$1.lines
   : > "$lines"
   (( log_size[$1] == 0 )) || for file in "$work/$1.entries"/*; do
     open_envelope "$file" "$STATEMENT" "$2" "${prints[$2]}" "$1.lines" entry-{form,type,key,signature}
   done
-  newer=$(jq -n "$FORMS [inputs | select(newer)] | length" "$lines" 2> /dev/null) || newer=0
-  (( newer == 0 )) || stop newer-event "entries of the $1 log are in a form that this program does not know"
+  [[ $(jq -n "$FORMS any(inputs; newer)" "$lines" 2> /dev/null || :) != true ]] ||
+    stop newer-event "entries of the $1 log are in a form that this program does not know"
   in_one_form "$lines" "${log_size[$1]}" || stop event-form "an entry of the $1 log is not JSON in its one form"
   hash_all "$work/$1.entries"
   printf '"%s"\n' "${HASHES[@]}" > "$work/hashes"
@@ -371,7 +369,6 @@ check_entries() {  # LOG KEY_NUMBER
 # ---- Witnesses -------------------------------------------------------------------------------------------------------
 # Each party keeps the last checkpoint of the other's log that the other had cosigned. Who rewrites his log afterwards
 # cannot rewrite that.
-
 # Checks what a witness keeps of a log. The keys that may have cosigned it are looked for as in `open_envelope`.
 check_witness() {  # LOG FILE OWNER_KEY_NUMBER WITNESS FIRST KEYS
   local log=$1 file=$2 key time given=() found=
@@ -383,9 +380,7 @@ check_witness() {  # LOG FILE OWNER_KEY_NUMBER WITNESS FIRST KEYS
     stop cosignature-form "$file is not a checkpoint of this log in its one form"
   # Without the owner's signature a witness alone could accuse the owner of a fork.
   check_owner "$file" "$3" cosignature-key cosignature-signature
-  for key in "${given[@]}"; do
-    if signature_by "$4/${prints[key]:0:12}" 4 "$key"; then found=$key; break; fi
-  done
+  for key in "${given[@]}"; do signature_by "$4/${prints[key]:0:12}" 4 "$key" && found=$key && break; done || :
   [[ -n $found ]] || stop cosignature-key "$file bears no cosignature of the keys given"
   # 8 bytes of time, and 64 of a signature that covers it; the year 10000 and what follows have no date.
   [[ ${#REPLY} == 144 ]] || stop cosignature-signature "the cosignature on $file is cut"
@@ -487,7 +482,7 @@ check_proof() {  # PATH DECISION
   local index hashes expected path
   need "$1" proof-missing
   text_of "$1" "$MAX_PROOF_BYTES" &&
-    [[ ${REPLY%%$'\n\n'*} =~ ^c2sp.org/tlog-proof@v1${LINE}index\ $NUMBER(($LINE$HASH){0,63})$ ]] ||
+    [[ ${REPLY%%$'\n\n'*} =~ ^c2sp.org/tlog-proof@v1${LINE}index\ $NUMBER(($LINE$HASH)*)$ ]] ||
     stop proof-form "$1 is not in its one form"
   index=${BASH_REMATCH[1]} hashes=${BASH_REMATCH[2]}
   read_note "${REPLY#*$'\n\n'}" && (( index < note_size )) || stop proof-form "$1 has no checkpoint in its one form"
@@ -515,9 +510,10 @@ check_site() {  # ENTRIES OF ITS LOG THAT THE BANK HAS COSIGNED
     | [$bank_log[] | select(.event == "enrolled" and .site == $site) | .of.key] as $enrolled
     | [$bank_log[] | select(.event == "admitted" and .site == $site)] as $admitted
     | foreach $site_log[] as $event ({};
-        if $event.event | IN("approved", "declined") then .[$event.of.release] = ($event.event == "approved") else . end;
+        if $event.event == "approved" then .[$event.of.release] = true
+        elif $event.event == "declined" then .[$event.of.release] = false else . end;
         if $event.event == "intent" and $event.of.release and (.[$event.of.release] | not) then
-          "not-approved entry \($event.sequence) of the site log lets go what nobody had approved, or had declined since"
+          "not-approved entry \($event.sequence) of the site log lets go what nobody had approved, or somebody declined"
         else empty end),
       ($admitted[] | $left[.of.release] | select(. >= $seen)
       | "cosignature-stale the bank admits what entry \(.) of the site log let go, but has not seen it; sync again"),
