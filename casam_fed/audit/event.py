@@ -316,7 +316,9 @@ def _check(event: Event, owner: str) -> None:
     if (event.sequence == 0) == bool(event.previous):
         raise _wrong(owner, "sequence")
     roles = frozenset(event.subjects)
-    if not form.subjects <= roles <= form.subjects | form.optional or not all(map(SUBJECT.fits, event.subjects.values())):
+    if not form.subjects <= roles <= form.subjects | form.optional or not all(
+        map(SUBJECT.fits, event.subjects.values())
+    ):
         raise _wrong(owner, "subject")
     for name in event.facts.keys() | form.facts.keys():
         if name not in form.facts or name not in event.facts or not form.facts[name].fits(event.facts[name]):

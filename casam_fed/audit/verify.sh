@@ -22,11 +22,10 @@
 # in-toto Statement v1, RFC 6962; C2SP signed-note, tlog-checkpoint, tlog-cosignature v1, tlog-tiles and tlog-proof.
 
 set -euo pipefail
-shopt -s inherit_errexit
-shopt -u nocasematch
 # Text is bytes here, and the caller's surroundings may not tell openssl or the coreutils to do otherwise.
 export LC_ALL=C OPENSSL_CONF=/dev/null
 unset CDPATH GLOBIGNORE POSIXLY_CORRECT OPENSSL_MODULES
+shopt -s inherit_errexit && shopt -u nocasematch
 
 readonly MAX_KEY_BYTES=1023 MAX_MANIFEST_BYTES=65536 MAX_NOTE_BYTES=16384 MAX_ENTRY_BYTES=65535 MAX_PROOF_BYTES=19347
 readonly MAX_HEADER_BYTES=1048576 MAX_FILE_BYTES=134217728
@@ -73,7 +72,7 @@ list_export() {
 
 need() {  # PATH CODE
   local link
-  [[ -z ${size_of[$1]:-} ]] || return 0
+  if [[ -n ${size_of[$1]:-} ]]; then accounted[$1]=yes; return; fi
   for link in "${strange[@]}"; do [[ $1 != "$link"/* ]] || stop surplus "$link leads out of this export"; done
   stop "$2" "$1 is missing; ask whoever made this export for it"
 }
@@ -81,13 +80,11 @@ need() {  # PATH CODE
 need_digest() {  # PATH DIGEST ROLE
   need "$1" "$3-missing"
   [[ ${hash_of[$1]:-} == "$2" ]] || stop "$3-digest" "$1 is not what its name says; it was changed"
-  accounted[$1]=yes
 }
 
 # ---- Bytes and keys --------------------------------------------------------------------------------------------------
 hex() { basenc --base16 -w 0 | tr A-F a-f; }
 unhex() { tr a-f A-F | basenc --base16 -d; }
-
 # FILE MOST_BYTES: its text into REPLY; false where it is too long, or where `read` has come upon a NUL.
 text_of() { REPLY= && ! IFS= read -r -d '' -n $(( $2 + 1 )) REPLY < "$1"; }
 
@@ -132,8 +129,7 @@ readonly SIGNATURE=$'\xe2\x80\x94'" ($SIGNER) ($BASE64)"
 readonly NOTE="^($SIGNER)$LINE$NUMBER$LINE($HASH)$LINE$LINE(($SIGNATURE$LINE)+)$"
 
 # Takes a checkpoint apart: origin, size, root, an empty line; then, for each signature, a dash, who signed, and base64
-# of 4 bytes that name the key and of the signature. False where it is not in that form. Two lines of one key would
-# contradict each other.
+# of 4 bytes that name the key and of the signature. False where it is not, or one key has two lines.
 read_note() {  # TEXT
   local line name names=' ' lines
   (( ${#1} <= MAX_NOTE_BYTES )) && [[ $1 =~ $NOTE ]] || return 1
@@ -154,9 +150,7 @@ read_note() {  # TEXT
 signature_by() {  # NAME KIND KEY_NUMBER
   local line name
   name=$1+$({ printf '%s\n' "$1"; printf "\\00$2"; cat "$work/key-$3.raw"; } | sha256sum | cut -c 1-8)
-  for line in "${note_signatures[@]}"; do
-    [[ $line != "$name "* ]] || { REPLY=${line##* }; return; }
-  done
+  for line in "${note_signatures[@]}"; do [[ $line != "$name "* ]] || { REPLY=${line##* }; return; }; done
   return 1
 }
 
@@ -166,7 +160,7 @@ check_owner() {  # FILE KEY_NUMBER CODE_WITHOUT_SIGNATURE CODE_WITH_ANOTHER
   [[ ${#REPLY} == 128 ]] && verifies "$2" "$work/note" || stop "$4" "the log's own signature on $1 does not fit"
 }
 
-# ---- Trees (RFC 6962, section 2.1) -----------------------------------------------------------------------------------
+# ---- The files of a log, and their tree (RFC 6962, section 2.1) ------------------------------------------------------
 declare -A node=() origin=() log_size=()
 
 # node[LOG/LEVEL/INDEX] is the hash of a complete subtree, at level 0 of an entry. A level is hashed at once: one
@@ -182,8 +176,8 @@ grow_tree() {  # LOG, whose leaves are in HASHES
   done
 }
 
-# The root of the tree over the first SIZE entries into REPLY: its complete subtrees, joined from the right. What leads
-# from entry INDEX to it (C2SP tlog-proof) into the array `path`: on each level, the neighbour of what holds the entry.
+# The root of the tree over the first SIZE entries into REPLY: its complete subtrees, joined from the right; into `path`
+# what leads from entry INDEX to it (C2SP tlog-proof): on each level, the neighbour of what holds the entry.
 root_at() {  # LOG SIZE [INDEX]
   local level complete neighbour right=
   path=()
@@ -199,7 +193,6 @@ root_at() {  # LOG SIZE [INDEX]
   REPLY=${right:-e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855}
 }
 
-# ---- The files of a log ----------------------------------------------------------------------------------------------
 # Calls FUNCTION LOG PATH FIRST COUNT LEVEL for each tile of a level, or of `entries` (C2SP tlog-tiles), up to the first
 # that is not there, whatever size a checkpoint claims.
 each_tile() {  # FUNCTION LOG LEVEL COUNT
@@ -212,7 +205,6 @@ each_tile() {  # FUNCTION LOG LEVEL COUNT
     (( count == 256 )) || path+=.p/$count
     need "$path" tiles-missing
     "$1" "$2" "$path" "$first" "$count" "$3"
-    accounted[$path]=yes
   done
 }
 
@@ -249,7 +241,6 @@ check_tree() {  # LOG NAME KEY_NUMBER
   origin[$log]=casam-fed/$log/$2/${prints[$3]:0:12} log_size[$log]=$note_size root=$note_root
   [[ $note_origin == "${origin[$log]}" ]] || stop checkpoint-origin "$file is of $note_origin, not of ${origin[$log]}"
   check_owner "$file" "$3" checkpoint-key checkpoint-signature
-  accounted[$file]=yes
   mkdir "$work/$log.entries" "$work/$log.leaves"
   each_tile cut_bundle "$log" entries "$note_size"
   hash_all "$work/$log.leaves"
@@ -309,8 +300,7 @@ def event: sound(keys == ["_type", "predicate", "predicateType", "subject"]
     and all(del(.log, .time)[]; plain) and all(keys[]; is("[a-z_]{1,20}")))
   and (.subject | length > 0 and (map(.name) | . == unique) and all(.[];
     keys == ["digest", "name"] and (.name | name) and (.digest | keys == ["sha256"] and (.sha256 | digest)))));
-def newer: sound(.predicateType | is("https://casam-fed\\.github\\.io/log-entry/v[0-9]{1,4}")
-  and . != "https://casam-fed.github.io/log-entry/v1");
+def newer: sound(.predicateType | is("https://casam-fed[.]github[.]io/log-entry/v[0-9]{1,4}") and (test("/v1$") | not));
 # An event in one level: its facts, and in `of` what it speaks of.
 def flat: .predicate + {of: (.subject | map({(.name): .digest.sha256}) | add)};
 '
@@ -327,8 +317,6 @@ judge() {  # PROGRAM ARGUMENT OF JQ...
   [[ $found == nothing ]] || stop "${found%% *}" "${found#* }"
 }
 
-# ---- Entries ---------------------------------------------------------------------------------------------------------
-# Signatures one by one; then what all entries say, by one call of jq, in the order of the log.
 check_entries() {  # LOG KEY_NUMBER
   local file lines=$work/$1.lines
   : > "$lines"
@@ -367,13 +355,11 @@ check_entries() {  # LOG KEY_NUMBER
 }
 
 # ---- Witnesses -------------------------------------------------------------------------------------------------------
-# Each party keeps the last checkpoint of the other's log that the other had cosigned. Who rewrites his log afterwards
-# cannot rewrite that.
-# Checks what a witness keeps of a log. The keys that may have cosigned it are looked for as in `open_envelope`.
+# Checks the last checkpoint of a log that the other party has cosigned: who rewrites his log afterwards cannot rewrite
+# that. The keys that may have cosigned it are looked for as in `open_envelope`.
 check_witness() {  # LOG FILE OWNER_KEY_NUMBER WITNESS FIRST KEYS
   local log=$1 file=$2 key time given=() found=
   need "$file" cosignature-missing
-  accounted[$file]=yes
   for (( key = $5; key < ${#prints[@]}; key++ )); do [[ " $6 " != *" ${prints[key]} "* ]] || given+=("$key"); done
   (( ${#given[@]} > 0 )) || { report+=("not checked, for want of that site's key: $file"); return; }
   text_of "$file" "$MAX_NOTE_BYTES" && read_note "$REPLY" && [[ $note_origin == "${origin[$log]}" ]] ||
@@ -395,11 +381,10 @@ check_witness() {  # LOG FILE OWNER_KEY_NUMBER WITNESS FIRST KEYS
   witnessed=yes report+=("the first $note_size of ${log_size[$log]} entries of the $log log, cosigned by $4 at $time")
 }
 
-# The bank log in a site's export is cosigned by that site; in a bank's by every site of which a key was given.
-check_bank_witnesses() {
-  local name keys enrolled='group_by(.site)[] | "\(.[0].site) \(map(.of.key) | join(" "))"' witnessed=
-  jq -n -r "[inputs | select(.event == \"enrolled\")] | $enrolled" "$work/bank.events" > "$work/enrolled"
-  [[ $kind == bank ]] || printf '%s\n' "$site ${prints[*]:1}" > "$work/enrolled"
+check_witnesses_of_bank() {
+  local name keys witnessed=
+  jq -n -r '[inputs | select(.event == "enrolled")] | group_by(.site)[]
+    | "\(.[0].site) \(map(.of.key) | join(" "))"' "$work/bank.events" > "$work/enrolled"
   while read -r -u 3 name keys; do
     [[ -z ${size_of[bank/witnessed/$name]:-} ]] ||
       check_witness bank "bank/witnessed/$name" 0 "casam-fed/site/$name" 1 "$keys"
@@ -412,7 +397,7 @@ check_bank_witnesses() {
 # `receipt DIGEST`, `proof RELEASE DECISION`, the last one about that release. A bank need not keep what it has retired,
 # or refused in the end, and its log does not name the card; what it has refused may be anything.
 check_files() {
-  local role digest facts path
+  local role digest facts path details=
   jq -n -r --arg key "${prints[1]:-}" '
     def kept: .event | IN("admitted", "quarantined");
     def decision: "\(.site)/\(.of.release)";
@@ -445,9 +430,11 @@ check_files() {
       proof) check_proof "receipts/$digest.tlog-proof" "$facts" ;;
     esac
   done 3< "$work/files"
-  # A bank's event names the site; a site's need not.
-  check_said statement '[.subject[0].digest.sha256] + (.predicate | [.federation, .site, .task, .size])' \
-    'select(.of.statement and .event != "refused") | [.of.release, $federation, .site // $site, .task, .size]'
+  # A site's event does not name the site, a bank's not the rest.
+  [[ $kind == bank ]] || details=', .backbone, .app, .code, .approved'
+  check_said statement "[.subject[0].digest.sha256] + (.predicate | [.federation, .site, .task, .size$details])" \
+    "select(.of.statement and .event != \"refused\")
+      | [.of.release, \$federation, .site // \$site, .task, .size$details]"
   check_said receipt '[.digest, .outcome, .code]' 'select(.event == "receipt") | [.of.release, .outcome, .code]'
 }
 
@@ -496,7 +483,6 @@ check_proof() {  # PATH DECISION
     [[ $(base64 -d <<< "${hashes:1:44}" | hex) == "$expected" ]] || stop proof-root "$1 does not lead to its root"
     hashes=${hashes:45}
   done
-  accounted[$1]=yes
 }
 
 # ---- One log against the other ---------------------------------------------------------------------------------------
@@ -519,8 +505,7 @@ check_site() {  # ENTRIES OF ITS LOG THAT THE BANK HAS COSIGNED
       | "cosignature-stale the bank admits what entry \(.) of the site log let go, but has not seen it; sync again"),
       ($given[1:] - $enrolled | .[] | "key-missing the key \(.[:12]) was never enrolled for \($site); give its own"),
       ($admitted[] | .under | select(. != "" and ([.] - $given != []))
-      | "key-missing the bank admits a release of \($site) under the key \(.[:12]); give it after the others if the "
-        + "site says that it is its own, else somebody spoke in its name"),
+      | "key-missing a release was admitted under the key \(.[:12]) of \($site); give it, unless the site disowns it"),
       ($site_log[] | select(.event == "receipt") | [.outcome, .of.release, $site] as $told | .sequence as $index
       | $bank_log[.decision] | [if .event == "retired" then "refused" else .event end, .of.release, .site]
       | select(. != $told) | "receipt-decision the bank log does not hold what the site was told by entry \($index)"),
@@ -545,7 +530,6 @@ read_manifest() {
   [[ $answer != newer ]] || stop newer-format "this export has a newer format than this program knows; use a newer one"
   [[ -n $answer ]] && in_one_form export.json 1 || stop manifest-form "export.json is not in its form"
   read -r kind federation site <<< "$answer"
-  accounted[export.json]=yes
 }
 
 main() {
@@ -567,7 +551,7 @@ main() {
   check_entries bank 0
   if [[ $kind == site ]]; then
     (( ${#prints[@]} > 1 )) || stop key-missing "an export of a site is verified with the key of that site; give it"
-    check_bank_witnesses
+    check_witness bank "bank/witnessed/$site" 0 "casam-fed/site/$site" 1 "${prints[*]:1}"
     check_tree site "$site" 1
     check_entries site 1
     check_witness site site/witnessed/bank 1 "casam-fed/bank/$federation" 0 "${prints[0]}"
@@ -576,7 +560,7 @@ main() {
     check_site "$seen"
   else
     check_files
-    check_bank_witnesses
+    check_witnesses_of_bank
   fi
   for path in "${!size_of[@]}"; do
     [[ -n ${accounted[$path]:-} || $path == @(VERIFY.md|verify.sh) ]] || strange+=("$path")
