@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.backbone.decoding import Prompts, decode_pairs
 from casam_fed.backbone.sam_modules import Sam, build_sam
 from casam_fed.errors import TrainingError

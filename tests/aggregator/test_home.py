@@ -12,7 +12,7 @@ from safetensors import safe_open
 from aggregator import home as homes
 from aggregator.authority import authority_pem, days_left
 from aggregator.home import AggregatorConfig, Home, create_home, default_listen, host_and_port, welcome_of
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig, from_mapping
 from casam_fed.errors import BackboneError, ConfigError, KeyFileError, StorageError

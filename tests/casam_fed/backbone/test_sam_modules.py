@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from casam_fed.backbone.catalogue import CATALOGUE
+from casam_fed.backbone.backbones import BACKBONES
 from casam_fed.backbone.decoding import Prompts, decode_pairs
 from casam_fed.backbone.model import Backbone
 from casam_fed.backbone.sam_modules import build_sam
@@ -18,7 +18,7 @@ from casam_fed.backbone.sam_modules import build_sam
 OFFICIAL = ["vit_b", "vit_l", "vit_h"]
 
 BUILD = """
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.backbone.sam_modules import build_sam
 sam = build_sam(Geometry(64, 16, 32, 32, 1, 2, 2, (0,), 64, 2, 32))
 print(type(sam).__module__, sum(weight.numel() for weight in sam.parameters()) > 0)
@@ -90,7 +90,7 @@ def test_official_backbones_have_the_tensors_of_segment_anythings_own_registry(n
     import segment_anything.build_sam as theirs
 
     with torch.device("meta"):
-        ours = build_sam(CATALOGUE[name].geometry).state_dict()
+        ours = build_sam(BACKBONES[name].geometry).state_dict()
         expected = theirs.sam_model_registry[name]().state_dict()
     assert {key: tensor.shape for key, tensor in ours.items()} == {key: t.shape for key, t in expected.items()}
 
@@ -98,7 +98,7 @@ def test_official_backbones_have_the_tensors_of_segment_anythings_own_registry(n
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_backbones_return_the_shapes_that_their_geometry_promises(name):
     """A whole forward pass on the meta device: shapes without arithmetic."""
-    geometry = CATALOGUE[name].geometry
+    geometry = BACKBONES[name].geometry
     with torch.device("meta"):
         sam = build_sam(geometry).eval()
         embeddings = sam.image_encoder(torch.zeros(2, 3, geometry.image_size, geometry.image_size))
@@ -111,13 +111,13 @@ def test_official_backbones_return_the_shapes_that_their_geometry_promises(name)
 
 def test_the_mini_sam_is_as_small_as_promised():
     with torch.device("meta"):
-        sam = build_sam(CATALOGUE["mini"].geometry)
+        sam = build_sam(BACKBONES["mini"].geometry)
     assert 3.7e6 < sum(weight.numel() for weight in sam.parameters()) < 4.0e6
 
 
 def test_vit_b_embeds_and_decodes_with_random_weights():
     """All of ViT-B's blocks on a 256 px square: at 1024 px one image takes 24 CPU seconds and 3 GB."""
-    geometry = dataclasses.replace(CATALOGUE["vit_b"].geometry, image_size=256)
+    geometry = dataclasses.replace(BACKBONES["vit_b"].geometry, image_size=256)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = Backbone("vit_b", geometry, "0" * 64, build_sam(geometry), torch.device("cpu"))

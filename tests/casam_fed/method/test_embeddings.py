@@ -182,7 +182,7 @@ def test_a_full_disk_stops_the_store_and_leaves_no_partial_file(tmp_path):
     code = """
         import resource, sys, torch, numpy as np
         from pathlib import Path
-        from casam_fed.backbone.catalogue import Geometry
+        from casam_fed.backbone.backbones import Geometry
         from casam_fed.backbone.model import Backbone
         from casam_fed.backbone.preparation import prepare
         from casam_fed.backbone.sam_modules import build_sam

@@ -149,7 +149,7 @@ def _train_in_a_process(folder: Path, blobs: Path, kill_at: int | None) -> bytes
         import os, signal, torch
         from pathlib import Path
         from safetensors.torch import save_file
-        from casam_fed.backbone.catalogue import Geometry
+        from casam_fed.backbone.backbones import Geometry
         from casam_fed.backbone.model import Backbone
         from casam_fed.backbone.sam_modules import build_sam
         from casam_fed.config import MethodConfig

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.errors import TrainingError
 from simulations.mini_sam.pretrain import PretrainOptions, pretrain
 
