@@ -17,30 +17,20 @@ logs/             one file per process
 import contextlib
 import ipaddress
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from aggregator.authority import authority_pem, create_authority
-from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
-from casam_fed.bank.snapshot import read_snapshot
+from casam_fed.audit.keys import fingerprint, load_private_key
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.errors import ConfigError
 from casam_fed.forms import STRICT, Slug
-from casam_fed.host.files import as_storage_error, sha256_file, write_atomically
-from casam_fed.wire.enrolment import Address, EnrolmentRequest, Welcome
+from casam_fed.wire.enrolment import Address
 
-__all__ = ["AggregatorConfig", "Home", "create_home", "default_listen", "host_and_port", "welcome_of"]
-
-_MEND = "give a folder that this user can write"
+__all__ = ["AggregatorConfig", "Home", "default_listen", "host_and_port"]
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -81,7 +71,7 @@ class AggregatorConfig:
 
 
 class Home:
-    """An aggregator's folder that `create_home` has made."""
+    """An aggregator's folder that `aggregator.founding.create_home` has made."""
 
     def __init__(self, path: Path) -> None:
         """Open the folder.
@@ -188,73 +178,6 @@ class Home:
         return fingerprint(self.signing_key().public_key())
 
 
-def create_home(path: Path, config: AggregatorConfig) -> Home:
-    """Make an aggregator's folder: keys, certificate, app and an empty bank for the backbone.
-
-    The settings are written last, so that an interrupted call leaves no folder that looks finished. A call that fails takes
-    back what it has made, so that it can be repeated.
-
-    Raises:
-        ConfigError: the folder holds something already, or the address has no usable host.
-        BackboneError: the backbone is unknown or not on this machine.
-        StorageError: the disk is full or cannot be written.
-    """
-    with as_storage_error("write", path, _MEND):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"{path} is not empty; give a new folder")
-    # torch and Flower take seconds to import, and only this needs both.
-    from safetensors.torch import save
-
-    from aggregator.ledger import begin_ledger
-    from aggregator.superlink import build_app
-    from casam_fed.backbone.model import load_backbone
-    from casam_fed.bank.layer_bank import LayerBank
-    from casam_fed.routing.background import background_of
-    from casam_fed.routing.overlap import probe_features
-
-    backbone = load_backbone(config.method.backbone, config.method.device)
-    with as_storage_error("write", path, _MEND), _taken_back(path):
-        path.mkdir(parents=True, exist_ok=True)
-        # Flower's database in it holds whole messages: nothing here is for other users.
-        os.chmod(path, 0o700)
-        keys = path / "keys"
-        keys.mkdir(mode=0o700)
-        create_authority(keys, config.federation, host_and_port(config.address)[0])
-        signing = Ed25519PrivateKey.generate()
-        write_atomically(keys / "signing.key", private_pem(signing), private=True)
-        write_atomically(keys / "signing.pub", public_pem(signing.public_key()).encode(), private=True)
-        write_atomically(keys / "superexec.secret", secrets.token_hex(32).encode(), private=True)
-        write_atomically(path / "app.fab", build_app())
-        bank = LayerBank.create(path / "bank", backbone.name, backbone.digest, background_of(backbone))
-        app = sha256_file(path / "app.fab")
-        begin_ledger(path / "audit" / "bank", config.federation, signing, app, bank.snapshot())
-        write_atomically(path / "probes.safetensors", save(probe_features(backbone)))
-        write_atomically(path / "aggregator.yaml", _settings(config))
-    return Home(path)
-
-
-def welcome_of(home: Home, request: EnrolmentRequest) -> Welcome:
-    """Return the answer to a request that was enrolled.
-
-    Raises:
-        KeyFileError, BankError, StorageError: the aggregator's own files are not in order.
-    """
-    snapshot = read_snapshot(home.bank)
-    standard = MethodConfig()
-    return Welcome(
-        federation=home.config.federation,
-        site=request.site,
-        site_key=request.fingerprint,
-        address=home.config.address,
-        ca=authority_pem(home.keys),
-        aggregator_key=public_pem(home.signing_key().public_key()),
-        app=sha256_file(home.app),
-        backbone=snapshot.backbone,
-        backbone_digest=snapshot.backbone_digest,
-        method=replace(home.config.method, device=standard.device, threads=standard.threads),
-    )
-
-
 def host_and_port(address: str) -> tuple[str, int]:
     """Take HOST:PORT apart; IPv6 hosts lose their brackets."""
     host, _, port = address.rpartition(":")
@@ -268,26 +191,3 @@ def default_listen(address: str) -> str:
         if ipaddress.ip_address(host.strip("[]")).version == 6:
             return f"[::]:{port}"
     return f"0.0.0.0:{port}"
-
-
-@contextlib.contextmanager
-def _taken_back(path: Path) -> Iterator[None]:
-    """Remove what was made in `path`, which was empty or absent, if anything fails."""
-    was_there = path.exists()
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for made in path.iterdir():
-                shutil.rmtree(made) if made.is_dir() else made.unlink()
-            if not was_there:
-                path.rmdir()
-        raise
-
-
-def _settings(config: AggregatorConfig) -> bytes:
-    values: dict[str, Any] = asdict(config)
-    standard = asdict(MethodConfig())
-    values["method"] = {key: value for key, value in values["method"].items() if value != standard[key]}
-    text = "# Settings of this aggregator; all keys: docs/reference/aggregator-yaml.md\n"
-    return (text + yaml.safe_dump(values, sort_keys=False)).encode()

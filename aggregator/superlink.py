@@ -5,6 +5,7 @@ is private in Flower and used by the aggregator stands in this file; tests/deplo
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class SuperLink:
             self._client.StopRun(StopRunRequest(run_id=run))
 
 
+@functools.cache
 def build_app() -> bytes:
     """Return the bundle of the thin delivery app; compression differs between platforms, so an aggregator keeps it."""
     # Only `init` needs it, and it would stay in the memory of a running aggregator.

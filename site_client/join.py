@@ -61,7 +61,7 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
         )
         if receipt.outcome != "admitted":
             connection.linger()
-            _check(receipt)
+            raise _not_admitted(receipt)
         stage = _stage(home, connection, seconds, synced)
         if all(entry.digest != submission.digest for entry in stage.snapshot.active):
             raise ExchangeError("the aggregator has retired this release; change `seed` in site.yaml for a new one")
@@ -107,11 +107,9 @@ def ensure_trained(home: SiteHome, welcome: Welcome, say: Say) -> Submission:
     newest = Outbox(home).newest()
     if newest is not None:
         return newest
-    from site_client.site import Site
+    from site_client.answering import work_of
 
-    site = Site(home.settings.site, home.method(welcome), home.path, home.work, home.settings.seed, say)
-    _, submission = site.release()
-    return submission
+    return work_of(home, welcome, say).train()
 
 
 def stage_row(task: str, snapshot: Snapshot, report: StageReport) -> str:
@@ -172,13 +170,12 @@ def _synced_at(home: SiteHome) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _check(receipt: Receipt) -> None:
+def _not_admitted(receipt: Receipt) -> ExchangeError:
     if receipt.outcome == "refused":
-        raise ExchangeError(
+        return ExchangeError(
             f"the aggregator refused the release with {receipt.code}: {receipt.reason} (docs/reference/refusal-codes.md)"
         )
-    if receipt.outcome == "quarantined":
-        raise ExchangeError(
-            f"the aggregator's operator has to look at the release first ({receipt.code}: {receipt.reason}); "
-            "run casam-site join again when they have accepted it"
-        )
+    return ExchangeError(
+        f"the aggregator's operator has to look at the release first ({receipt.code}: {receipt.reason}); "
+        "run casam-site join again when they have accepted it"
+    )

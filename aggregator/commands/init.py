@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from aggregator.home import AggregatorConfig, create_home, default_listen
+from aggregator.home import AggregatorConfig, default_listen
 from casam_fed.audit.keys import shown
 from casam_fed.config import from_mapping, read_yaml
 from casam_fed.host.command_line import folder_argument
@@ -29,6 +29,9 @@ def init(
 
     DIR must be new or empty. Keep it private: whoever reads DIR/keys can sign in the aggregator's name.
     """
+    # torch and Flower take seconds to import: no --help waits for them.
+    from aggregator.founding import create_home
+
     settings: dict[str, Any] = {
         "federation": federation,
         "address": address,

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import click
 
-from aggregator import sites
-from aggregator.home import Home, welcome_of
-from aggregator.ledger import Ledger
+from aggregator.enrolment import enrol_site, revoke_site, rotate_site
+from aggregator.home import Home
 from casam_fed.audit.keys import shown
 from casam_fed.errors import ConfigError, EnrolmentError
 from casam_fed.host.command_line import folder_argument, require_yes
-from casam_fed.host.files import reason_of, write_atomically
-from casam_fed.wire.enrolment import EnrolmentRequest, open_request, welcome_json
+from casam_fed.host.files import reason_of
+from casam_fed.wire.enrolment import EnrolmentRequest, open_request
 
 __all__ = ["enroll", "revoke", "rotate"]
 
@@ -39,9 +38,9 @@ def enroll(folder: Path, request: Path, fingerprint: str | None, out: Path | Non
     home = Home(folder)
     asked = _read(request)
     _confirm(asked, fingerprint, "Enrol this site?")
-    sites.enrol(home.sites, asked)
-    Ledger(home).note_keys()
-    _welcome(home, asked, out or request.with_name("WELCOME.json"))
+    welcome = out or request.with_name("WELCOME.json")
+    enrol_site(home, asked, welcome)
+    _say_welcome(home, asked, welcome)
 
 
 @click.command()
@@ -57,9 +56,9 @@ def rotate(folder: Path, request: Path, fingerprint: str | None, out: Path | Non
     home = Home(folder)
     asked = _read(request)
     _confirm(asked, fingerprint, "Replace its keys by these?")
-    sites.rotate(home.sites, asked)
-    Ledger(home).note_keys()
-    _welcome(home, asked, out or request.with_name("WELCOME.json"))
+    welcome = out or request.with_name("WELCOME.json")
+    rotate_site(home, asked, welcome)
+    _say_welcome(home, asked, welcome)
 
 
 @click.command()
@@ -70,8 +69,7 @@ def revoke(folder: Path, site: str, yes: bool) -> None:
     """Shut a hospital out: its keys end at once. What it has in the bank stays until it is retired."""
     home = Home(folder)
     require_yes(f"Shut {site} out?", yes)
-    sites.revoke(home.sites, site)
-    Ledger(home).note_keys()
+    revoke_site(home, site)
     click.echo(f"{site} is shut out; a running aggregator ends its connection within seconds.")
 
 
@@ -96,7 +94,6 @@ def _confirm(request: EnrolmentRequest, fingerprint: str | None, question: str) 
         )
 
 
-def _welcome(home: Home, request: EnrolmentRequest, out: Path) -> None:
-    write_atomically(out, welcome_json(welcome_of(home, request)))
-    click.echo(f"{request.site} is enrolled. Hand {out} back to the hospital, and read out to its engineer:")
+def _say_welcome(home: Home, request: EnrolmentRequest, welcome: Path) -> None:
+    click.echo(f"{request.site} is enrolled. Hand {welcome} back to the hospital, and read out to its engineer:")
     click.echo(f"  {shown(home.fingerprint())}")

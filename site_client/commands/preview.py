@@ -1,11 +1,15 @@
 """`casam-site preview`: everything that would leave the building, to the last tensor."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from casam_fed.errors import ExchangeError
 from casam_fed.host.command_line import folder_argument, json_option
+from casam_fed.host.files import sha256_bytes
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 
@@ -23,8 +27,6 @@ _NEVER = (
 @json_option
 def preview(folder: Path, as_json: bool) -> None:
     """Show every tensor that would leave (name, shape, dtype, bytes, norm, digest), the card, and what never leaves."""
-    import json
-
     home = SiteHome(folder)
     newest = Outbox(home).newest()
     if newest is None:
@@ -52,11 +54,8 @@ def preview_text(home: SiteHome, digest: str) -> str:
     return "\n".join(lines)
 
 
-def _content(home: SiteHome, digest: str) -> dict[str, object]:
-    from dataclasses import asdict
-
+def _content(home: SiteHome, digest: str) -> dict[str, Any]:
     from casam_fed.bank.release import parse
-    from casam_fed.host.files import sha256_bytes
 
     data = Outbox(home).path(digest).read_bytes()
     release = parse(data)

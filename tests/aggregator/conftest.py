@@ -6,7 +6,8 @@ import shutil
 import pytest
 from safetensors.torch import save_file
 
-from aggregator.home import AggregatorConfig, Home, create_home
+from aggregator.founding import create_home
+from aggregator.home import AggregatorConfig, Home
 from aggregator.ledger import begin_ledger
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig

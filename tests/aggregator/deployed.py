@@ -1,15 +1,15 @@
 """An aggregator's folder and real deployed sites, met in this process: no Flower process, everything else as it is."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aggregator.home import AggregatorConfig, Home, create_home, welcome_of
-from aggregator.sites import enrol
+from aggregator.enrolment import enrol_site
+from aggregator.founding import create_home
+from aggregator.home import AggregatorConfig, Home
 from casam_fed.config import MethodConfig
-from casam_fed.wire.enrolment import open_request, welcome_json
-from site_client.deployed import DeployedSite
+from casam_fed.wire.enrolment import open_request
+from site_client.answering import AnsweringSite
+from site_client.client_app import make_client_app
 from site_client.home import SiteHome, create_site_home
 from site_client.join import ensure_trained
 from site_client.outbox import Outbox
@@ -28,9 +28,7 @@ def new_site(home: Home, path: Path, modality: str, seed: int = 1, images: int =
     """Make a site's folder, enrol it, train it and let its release go."""
     data = {"kind": "phantom", "modality": modality, "train": images, "test": 10, "seed": seed}
     site = create_site_home(path, {"name": path.name, "data": data, "threads": 1, "device": "cpu"})
-    request = open_request(site.request.read_bytes())
-    enrol(home.sites, request)
-    (site.path / "WELCOME.json").write_bytes(welcome_json(welcome_of(home, request)))
+    enrol_site(home, open_request(site.request.read_bytes()), site.path / "WELCOME.json")
     welcome = site.welcome()
     digest = ensure_trained(site, welcome, lambda text: None).digest
     size = Outbox(site).path(digest).stat().st_size
@@ -41,10 +39,6 @@ def new_site(home: Home, path: Path, modality: str, seed: int = 1, images: int =
 def grid_of(*sites: SiteHome | Any) -> LoopbackGrid:
     """Return a grid whose nodes are these sites; what is no site's folder answers by itself."""
 
-    def found(site: SiteHome | Any) -> Callable[[int], Any]:
-        if not isinstance(site, SiteHome):
-            return lambda _seed: site
-        deployed = functools.cache(lambda: DeployedSite(site))
-        return lambda _seed: deployed()
-
-    return LoopbackGrid([found(site) for site in sites])
+    return LoopbackGrid(
+        [make_client_app(AnsweringSite(site) if isinstance(site, SiteHome) else site) for site in sites]
+    )

@@ -7,11 +7,13 @@ import stat
 import pytest
 import yaml
 from cryptography import x509
-from safetensors import safe_open
+from safetensors.torch import load_file
 
-from aggregator import home as homes
+from aggregator import founding
 from aggregator.authority import authority_pem, days_left
-from aggregator.home import AggregatorConfig, Home, create_home, default_listen, host_and_port, welcome_of
+from aggregator.enrolment import welcome_of
+from aggregator.founding import create_home
+from aggregator.home import AggregatorConfig, Home, default_listen, host_and_port
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig, from_mapping
@@ -31,13 +33,9 @@ def mode(path) -> int:
 @pytest.fixture
 def quick(monkeypatch, made_home):
     """Make folders without encoding an image: what that gives was made once."""
-    from casam_fed.routing import background, overlap
-
     bank = LayerBank(made_home.bank)
-    with safe_open(made_home.probes, "pt") as file:
-        probes = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    monkeypatch.setattr(background, "background_of", lambda backbone: bank.background)
-    monkeypatch.setattr(overlap, "probe_features", lambda backbone: probes)
+    made = bank.snapshot().backbone_digest, bank.background, load_file(made_home.probes)
+    monkeypatch.setattr(founding, "_about_backbone", lambda name, device: made)
 
 
 class TestCreate:
@@ -103,7 +101,7 @@ class TestInterrupted:
     @pytest.fixture
     def write_until(self, monkeypatch):
         """Let the writing of a file of this name fail."""
-        real = homes.write_atomically
+        real = founding.write_atomically
 
         def until(name, error):
             def write(path, data, **how):
@@ -111,13 +109,13 @@ class TestInterrupted:
                     raise error
                 real(path, data, **how)
 
-            monkeypatch.setattr(homes, "write_atomically", write)
+            monkeypatch.setattr(founding, "write_atomically", write)
 
         return until
 
     @pytest.mark.parametrize("step", STEPS)
     def test_what_was_killed_at_any_step_does_not_look_finished(self, quick, write_until, monkeypatch, tmp_path, step):
-        monkeypatch.setattr(homes.shutil, "rmtree", lambda path, **how: None)
+        monkeypatch.setattr(founding.shutil, "rmtree", lambda path, **how: None)
         monkeypatch.setattr("pathlib.Path.unlink", lambda path, **how: None)
         write_until(step, Killed())
         with pytest.raises(Killed):

@@ -11,14 +11,13 @@ import yaml
 from PIL import Image
 
 from casam_fed.data.check import check_dataset
-from casam_fed.data.dataset import open_dataset, open_reader
-from casam_fed.data.public import PublicData
+from casam_fed.data.dataset import PublicData, open_dataset
 from casam_fed.data.sample import Sample
 from casam_fed.data.volume import open_volume
-from casam_fed.drawn import nine, nine_files
+from casam_fed.drawn import nine
 from casam_fed.drawn.abdominal_ct import draw_ct_units
-from casam_fed.drawn.nine import SIZES, write_nine
-from casam_fed.drawn.nine_files import Amount, generator
+from casam_fed.drawn.nine import SIZES, Amount, generator, write_nine
+from casam_fed.drawn.volume_files import POSES, Pose, save_metaimage, save_nifti
 from casam_fed.errors import ConfigError, StorageError
 
 TINY = {
@@ -32,7 +31,7 @@ TINY = {
     "promise12": Amount(2, 0, 2),
     "sts_2d": Amount(2, 0, 1),
 }
-# Images and patients of TINY, and the classes, in the order of the catalogue.
+# Images and patients of TINY, and the classes, in the order of `DATASETS`.
 EXPECTED = {
     "acdc": (12, 3, ("left ventricle", "myocardium", "right ventricle")),
     "ebhi_seg": (4, 2, ("colorectal tumour area",)),
@@ -72,7 +71,7 @@ def block(kind: str) -> PublicData:
 
 
 def samples(root: Path, kind: str) -> list[Sample]:
-    reader = open_reader(block(kind), root)
+    reader = block(kind).reader(root)
     return [reader.read(record) for record in reader.records()]
 
 
@@ -90,7 +89,7 @@ def everything(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_owners_reader_finds_every_image_and_nothing_wrong(kind: str, root: Path) -> None:
     images, patients, classes = EXPECTED[kind]
-    report = check_dataset(open_reader(block(kind), root))
+    report = check_dataset(block(kind).reader(root))
     assert report.problems == []
     assert (report.images, report.patients) == (images, patients)
     assert report.classes == dict.fromkeys(classes, images)
@@ -125,7 +124,7 @@ def test_owners_splits_are_kept_and_others_are_drawn(root: Path) -> None:
 
 
 def test_halves_that_the_release_lacks_are_noted_and_not_wrong(root: Path) -> None:
-    reader = open_reader(block("ebhi_seg"), root)
+    reader = block("ebhi_seg").reader(root)
     reader.records()
     assert [note for note in reader.notes if "1 without a mask" in note and "1 without an image" in note]
     assert {path.name for path in (root / "ebhi_seg").iterdir()} == {
@@ -241,11 +240,11 @@ def test_what_the_reader_shows_is_what_was_drawn_in_every_pose(root: Path) -> No
             assert np.array_equal(label.slice(plane) > 0, drawn.spleen)
 
 
-@pytest.mark.parametrize("pose", nine_files.POSES)
-def test_every_pose_is_undone_by_the_reader_in_both_formats(pose: nine_files.Pose, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pose", POSES)
+def test_every_pose_is_undone_by_the_reader_in_both_formats(pose: Pose, tmp_path: Path) -> None:
     planes = np.random.default_rng(0).integers(0, 900, (4, 12, 10)).astype(np.int16)
-    nine_files.save_nifti(tmp_path / "a.nii.gz", planes, (5.0, 0.7, 0.8), pose)
-    nine_files.save_metaimage(tmp_path / "a.mhd", planes, (5.0, 0.7, 0.8), pose)
+    save_nifti(tmp_path / "a.nii.gz", planes, (5.0, 0.7, 0.8), pose)
+    save_metaimage(tmp_path / "a.mhd", planes, (5.0, 0.7, 0.8), pose)
     nifti, meta = open_volume(tmp_path / "a.nii.gz"), open_volume(tmp_path / "a.mhd")
     for volume in (nifti, meta):
         assert np.array_equal(volume.planes, planes)
@@ -290,11 +289,6 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     assert everything(tmp_path) == {"out/thesis.txt": b"mine"}
 
 
-def test_an_unknown_size_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown size 'huge'.* small or medium"):
-        write_nine(tmp_path / "out", "huge", 0, lambda line: None)
-
-
 @pytest.mark.usefixtures("monkeypatch_module")
 @pytest.mark.parametrize(
     ("failure", "raised"),
@@ -304,7 +298,7 @@ def test_an_interrupted_write_leaves_nothing_behind(
     failure: BaseException, raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, amount: Amount, seed: int) -> None:
-        nine_files.make_folder(folder)
+        folder.mkdir()
         (folder / "half").write_bytes(b"x")
         raise failure
 

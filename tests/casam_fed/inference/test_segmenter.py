@@ -11,7 +11,7 @@ from casam_fed.bank.card import Card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import pack, parse
 from casam_fed.config import MethodConfig
-from casam_fed.data.phantom_reader import PhantomReader
+from casam_fed.data.phantoms import PhantomReader
 from casam_fed.data.prompts import central_point, targets_of, tight_boxes
 from casam_fed.errors import BankError, DataError
 from casam_fed.inference.evaluation import Evaluator
