@@ -19,7 +19,7 @@ from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.route import RouterKind, Routes, route
-from casam_fed.routing.state import RouterState, build_router, router_state_from
+from casam_fed.routing.state import RouterState, build_router
 
 __all__ = ["IDENTITY", "BankRouter", "Segmenter", "bank_router", "decode_masks"]
 
@@ -64,7 +64,7 @@ def bank_router(bank: LayerBank) -> BankRouter:
         BankError: an entry's file is missing or damaged.
     """
     entries = bank.entries()
-    states = tuple(router_state_from(bank.load(entry.task).router) for entry in entries)
+    states = tuple(bank.load(entry.task).router for entry in entries)
     return BankRouter(tuple(entry.task for entry in entries), states)
 
 

@@ -16,6 +16,7 @@ from casam_fed.routing.vae import VAEScorer, train_vae, vae_shapes
 __all__ = [
     "RouterOptions",
     "RouterState",
+    "assembled",
     "build_router",
     "expected_router_shapes",
     "fit_routers",
@@ -183,16 +184,25 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
     covariance = found["router.gaussian.covariance"]
     _check_covariance(covariance)
     try:
-        gaussian = GaussianStatistics(
-            count=int(found["router.gaussian.count"]), mean=found["router.gaussian.mean"], covariance=covariance
-        )
-        rows = found["router.thresholds"].tolist()
-        thresholds = {kind: Threshold(*row) for kind, row in zip(_KINDS, rows, strict=True)}
+        return assembled(found)
     except CasamError as error:
         raise ReleaseError(f"the release's router cannot be used: {error}") from error
+
+
+def assembled(tensors: Mapping[str, Tensor]) -> RouterState:
+    """Return the routers whose `router_tensors` these are, which were checked before.
+
+    Raises:
+        DataError: statistics or thresholds that cannot come from any features.
+    """
+    count, mean, covariance = (tensors[f"router.gaussian.{name}"] for name in ("count", "mean", "covariance"))
+    rows = tensors["router.thresholds"].tolist()
     prefix = "router.vae."
-    vae = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-    return RouterState(gaussian=gaussian, vae=vae, thresholds=thresholds)
+    return RouterState(
+        gaussian=GaussianStatistics(count=int(count), mean=mean, covariance=covariance),
+        vae={name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
+        thresholds={kind: Threshold(*row) for kind, row in zip(_KINDS, rows, strict=True)},
+    )
 
 
 def _train(features: Tensor, options: RouterOptions) -> dict[str, Tensor]:

@@ -57,10 +57,13 @@ def _content(home: SiteHome, digest: str) -> dict[str, object]:
 
     from casam_fed.bank.release import parse
     from casam_fed.host.files import sha256_bytes
+    from casam_fed.routing.state import router_tensors
 
     data = Outbox(home).path(digest).read_bytes()
     release = parse(data)
-    tensors = {f"alignment.{name}": tensor for name, tensor in release.alignment.items()} | dict(release.router)
+    tensors = {f"alignment.{name}": tensor for name, tensor in release.alignment.items()} | router_tensors(
+        release.router
+    )
     return {
         "digest": release.digest,
         "bytes": len(data),
