@@ -135,7 +135,7 @@ class Standing:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        keys = [print_of_key for site in self.sites.values() for print_of_key in site.keys]
+        keys = [fingerprint for site in self.sites.values() for fingerprint in site.keys]
         if len(set(keys)) != len(keys):
             raise ValueError("a key is enrolled for two sites")
         if list(self.routers) != [entry.task for entry in self.entries if entry.status == "active"]:
@@ -257,16 +257,16 @@ def _signed_statement(envelope: bytes, sender: str, standing: Standing) -> State
         return open_statement(envelope, {opened.key: key}, sender)
 
 
-def _key(print_of_key: str, sender: str, sites: Mapping[str, EnrolledSite]) -> Ed25519PublicKey:
+def _key(fingerprint: str, sender: str, sites: Mapping[str, EnrolledSite]) -> Ed25519PublicKey:
     # Revoked wins: a key that somebody withdrew must not live on under another site's name.
-    if any(print_of_key in site.revoked for site in sites.values()):
+    if any(fingerprint in site.revoked for site in sites.values()):
         _refuse("R106", f"{sender} signed with a revoked key; let it sign with its present one")
-    owner = next((name for name, site in sites.items() if print_of_key in site.keys), None)
+    owner = next((name for name, site in sites.items() if fingerprint in site.keys), None)
     if owner is None:
         _refuse("R105", f"{sender} signed with a key that is not enrolled; enrol it after comparing its fingerprint")
     if owner != sender:
         _refuse("R107", f"{sender} sent what {owner} signed; find out how it came there")
-    return sites[owner].keys[print_of_key]
+    return sites[owner].keys[fingerprint]
 
 
 def _check_statement(statement: Statement, sender: str, standing: Standing) -> None:

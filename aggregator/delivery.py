@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from aggregator.dialogue import Dialogue, Pushed, Waiting, bytes_of, text_of
 from aggregator.home import Home
 from aggregator.ledger import Ledger, Tail
-from aggregator.witness import Witness
+from aggregator.witness import SiteWitness
 from casam_fed.audit.announcement import RECEIPT
 from casam_fed.audit.dsse import seal
 from casam_fed.bank.snapshot import read_snapshot
@@ -43,7 +43,7 @@ from casam_fed.wire.exchange import (
 if TYPE_CHECKING:
     from casam_fed.bank.layer_bank import LayerBank
 
-__all__ = ["Result", "deliver", "evaluate", "plain"]
+__all__ = ["Result", "Timing", "deliver", "evaluate", "plain"]
 
 _AT_ONCE = 4
 """Sites asked at the same time: what they send is held in memory, some 14 MB each."""
@@ -51,7 +51,24 @@ _AT_ONCE = 4
 _PORTION_BYTES = 32 << 20
 """Objects sent to a site in one message; a site that lacks more gets several."""
 
-_HELLO_S, _TRANSFER_S, _EVALUATE_S = 45.0, 180.0, 1800.0
+
+@dataclass(frozen=True)
+class Timing:
+    """When sites are asked, and how long they are waited for.
+
+    Attributes:
+        hello, transfer, evaluate: seconds for each kind of answer; None: as long as the site is online.
+        early: ask a site that never delivered for its release while it introduces itself. A SuperNode that has just
+            answered takes the next message at once, but sleeps for three seconds where there is none.
+    """
+
+    hello: float | None = 45.0
+    transfer: float | None = 180.0
+    evaluate: float | None = 1800.0
+    early: bool = True
+
+
+_TIMING = Timing()
 
 
 @dataclass
@@ -73,15 +90,16 @@ class _Delivery:
     home: Home
     say: Callable[[str], None]
     results: dict[str, Result]
-    witness: Witness
+    witness: SiteWitness
     ledger: Ledger
+    timing: Timing
     hellos: dict[str, Hello] = field(default_factory=dict)
 
     def fail(self, site: str, error: Exception) -> None:
         self.results[site].error = str(error)
         self.say(f"{site}: {error}")
 
-    def answers(self, pushed: Pushed, timeout: float) -> Iterator[tuple[str, RecordDict]]:
+    def answers(self, pushed: Pushed, timeout: float | None) -> Iterator[tuple[str, RecordDict]]:
         """Yield the answers to what was pushed; sites that give none are failed."""
         for site, answer in self.dialogue.answers(pushed, timeout):
             if isinstance(answer, ExchangeError):
@@ -93,19 +111,27 @@ class _Delivery:
         return [site for site in self.hellos if not self.results[site].error]
 
 
-def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Result]:
-    """Run one delivery with the sites that are online (name -> Flower's node, by the key that each was enrolled with).
+def deliver(
+    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], timing: Timing = _TIMING
+) -> dict[str, Result]:
+    """Run one delivery with the sites that are online.
+
+    Args:
+        grid: Flower's.
+        home: the aggregator.
+        nodes: site -> Flower's node, by the key that each was enrolled with.
+        say: takes sentences for the operator.
+        timing: of questions and answers.
 
     Raises:
         BankError, StorageError, KeyFileError: the aggregator itself is not in order; no site is at fault.
     """
     # torch takes seconds to import, and the sites take seconds to answer: both at once.
     threading.Thread(target=importlib.import_module, args=("aggregator.decisions",), daemon=True).start()
-    run = _begun(grid, home, nodes, say)
-    pushed = run.dialogue.push(HELLO, {site: Request(0, logs=run.witness.known(site)) for site in nodes})
-    # A SuperNode that has just answered takes the next message at once, but sleeps for three seconds where there is none.
-    newcomers = [site for site in nodes if not (home.admissions / site).exists()][:_AT_ONCE]
-    early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request(0)))
+    run = _begun(grid, home, nodes, say, timing)
+    pushed = run.dialogue.push(HELLO, {site: Request(logs=run.witness.shown(site)) for site in nodes})
+    newcomers = [site for site in nodes if timing.early and not (home.admissions / site).exists()][:_AT_ONCE]
+    early = run.dialogue.push(SUBMIT, dict.fromkeys(newcomers, Request()))
     _meet(run, pushed)
     _take(run, newcomers, early)
     for sites in _batches([site for site in run.good() if site not in newcomers]):
@@ -116,22 +142,27 @@ def deliver(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str
 
 
 def evaluate(
-    grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], bank: str = ""
+    grid: Grid,
+    home: Home,
+    nodes: Mapping[str, int],
+    say: Callable[[str], None],
+    bank: str = "",
+    timing: Timing = _TIMING,
 ) -> dict[str, Result]:
     """Ask sites for their aggregate scores under the bank they hold, and keep what they tell.
 
     Args:
-        grid, home, nodes, say: as for `deliver`.
+        grid, home, nodes, say, timing: as for `deliver`.
         bank: digest of the bank that these sites were known to hold; empty for the present one. Scores that arrive when the
             bank has become another are not kept, for nobody can tell which bank they belong to: the sites are asked again.
 
     Raises:
         BankError, StorageError: the aggregator itself is not in order.
     """
-    run = _begun(grid, home, nodes, say)
+    run = _begun(grid, home, nodes, say, timing)
     bank = bank or read_snapshot(home.bank).digest
-    requests = {site: Request(0, logs=run.witness.known(site)) for site in nodes}
-    for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), _EVALUATE_S):
+    requests = {site: Request(logs=run.witness.shown(site)) for site in nodes}
+    for site, answer in run.answers(run.dialogue.push(EVALUATE_STAGE, requests), timing.evaluate):
         try:
             report: StageReport = decode_json(StageReport, text_of(answer), f"site {site}")
         except ExchangeError as error:
@@ -146,9 +177,9 @@ def evaluate(
     return run.results
 
 
-def _begun(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None]) -> _Delivery:
+def _begun(grid: Grid, home: Home, nodes: Mapping[str, int], say: Callable[[str], None], timing: Timing) -> _Delivery:
     results = {site: Result() for site in nodes}
-    return _Delivery(Dialogue(grid, nodes), home, say, results, Witness(home), Ledger(home))
+    return _Delivery(Dialogue(grid, nodes), home, say, results, SiteWitness(home), Ledger(home), timing)
 
 
 def _iou(report: RouteReport) -> str:
@@ -159,7 +190,7 @@ def _iou(report: RouteReport) -> str:
 def _meet(run: _Delivery, pushed: Pushed) -> None:
     """Let the sites introduce themselves; a name must be the one that the node's key was enrolled for."""
     snapshot = read_snapshot(run.home.bank)
-    for site, answer in run.answers(pushed, _HELLO_S):
+    for site, answer in run.answers(pushed, run.timing.hello):
         try:
             hello: Hello = decode_json(Hello, text_of(answer), f"site {site}")
             if hello.site != site:
@@ -184,8 +215,8 @@ def _take(run: _Delivery, sites: Sequence[str], early: Pushed | None) -> None:
     offering = {site: hello.outbox[-1] for site in sites if (hello := run.hellos.get(site)) and hello.outbox}
     if early is None:
         fresh = [site for site, digest in offering.items() if not decisions.is_decided(digest, site)]
-        early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request(0)))
-    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), _TRANSFER_S):
+        early = run.dialogue.push(SUBMIT, dict.fromkeys(fresh, Request()))
+    for site, answer in run.dialogue.answers(_only(early, offering, run.dialogue.nodes), run.timing.transfer):
         if isinstance(answer, ExchangeError):
             run.fail(site, answer)
             continue
@@ -217,11 +248,11 @@ def _witness(run: _Delivery, site: str, logs: Logs | None) -> None:
 
     Raises:
         ExchangeError: it shows nothing.
-        LogError: as `Witness.take`.
+        LogError: as `SiteWitness.hear`.
     """
     if logs is None:
         raise ExchangeError(f"site {site} shows no release log; let it run this version of casam-fed")
-    run.witness.take(site, logs, run.ledger.log())
+    run.witness.hear(site, logs, run.ledger.log())
 
 
 def _bring(run: _Delivery, sites: Sequence[str]) -> None:
@@ -247,7 +278,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
         requests = {site: _request(run, site, tail[site], receipts[site]) for site in have}
         arrays = {site: portions[site] | ({LOG: tail[site].bundle} if tail[site].bundle else {}) for site in have}
         held, have = have, {}
-        for site, answer in run.answers(run.dialogue.push(SYNC, requests, arrays), _TRANSFER_S):
+        for site, answer in run.answers(run.dialogue.push(SYNC, requests, arrays), run.timing.transfer):
             try:
                 synced: Synced = decode_json(Synced, text_of(answer), f"site {site}")
                 _witness(run, site, synced.logs)
@@ -271,7 +302,7 @@ def _bring(run: _Delivery, sites: Sequence[str]) -> None:
 
 def _request(run: _Delivery, site: str, tail: Tail, receipt: Receipt | None) -> Request:
     """Return a sync's request; a receipt goes with the end of the log, which has to show the decision."""
-    request = Request(0, logs=replace(run.witness.known(site), checkpoint=tail.checkpoint))
+    request = Request(logs=replace(run.witness.shown(site), checkpoint=tail.checkpoint))
     if receipt is None or not tail.is_last:
         return request
     signed = seal(RECEIPT, encode_json(receipt).encode(), run.home.signing_key()).decode("ascii")

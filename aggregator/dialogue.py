@@ -4,10 +4,11 @@ Replies are matched to sites by name. A site that fails answers with a code, nev
 stands in that site's log, at the site.
 """
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
@@ -15,27 +16,10 @@ from flwr.serverapp import Grid
 
 from casam_fed.errors import ExchangeError
 from casam_fed.forms import MAX_RELEASE_BYTES
-from casam_fed.wire.exchange import (
-    EVALUATE_STAGE,
-    HELLO,
-    SUBMIT,
-    SYNC,
-    Hello,
-    Receipt,
-    Request,
-    StageReport,
-    Submission,
-    Synced,
-    decode_json,
-    encode_json,
-    unwrap_bytes,
-    wrap_bytes,
-)
+from casam_fed.wire.exchange import encode_json, unwrap_bytes, wrap_bytes
 
-__all__ = ["Dialogue", "Pushed", "bytes_of", "meet", "text_of"]
+__all__ = ["Dialogue", "Pushed", "Waiting", "bytes_of", "text_of"]
 
-_ANSWER_S = 24 * 3600.0
-_ONLINE_S = 300.0
 _SOONEST_S, _LATEST_S, _LATEST_S_PER_NODE = 0.2, 2.0, 0.05
 _AWAY_S = 3.0
 
@@ -47,75 +31,24 @@ class Dialogue:
     grid: Grid
     nodes: Mapping[str, int]
 
-    def submit(self, site: str, seed: int) -> tuple[bytes, Submission]:
-        """Ask a site for its release and return its bytes, size-capped but not yet parsed, with what accompanies it.
-
-        Raises:
-            ExchangeError: no answer, the site failed, or the answer is malformed.
-        """
-        reply = self.ask(SUBMIT, {site: Request(seed)})[site]
-        data = bytes_of(reply, "release", f"site {site}")
-        return data, decode_json(Submission, text_of(reply), f"site {site}")
-
-    def sync(
-        self,
-        seed: int,
-        snapshot: bytes,
-        objects: Mapping[str, Mapping[str, bytes]],
-        receipts: Mapping[str, Receipt],
-    ) -> dict[str, Synced]:
-        """Send every site the bank's snapshot, the objects it lacks (site -> digest -> bytes) and its receipt, if any."""
-        requests = {site: Request(seed, snapshot.decode(), receipts.get(site)) for site in self.nodes}
-        replies = self.ask(SYNC, requests, objects)
-        return {site: decode_json(Synced, text_of(reply), f"site {site}") for site, reply in replies.items()}
-
-    def evaluate(self, seed: int, last: bool) -> dict[str, StageReport]:
-        """Ask every site for its aggregate scores under the bank it has just synced."""
-        replies = self.ask(EVALUATE_STAGE, {site: Request(seed, last=last) for site in self.nodes})
-        return {site: decode_json(StageReport, text_of(reply), f"site {site}") for site, reply in replies.items()}
-
-    def ask(
-        self,
-        kind: str,
-        requests: Mapping[str, object],
-        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
-    ) -> dict[str, RecordDict]:
-        """Send each site its payload, and its arrays (site -> name -> bytes), and return their answers by site.
-
-        Raises:
-            ExchangeError: a site failed or did not answer.
-        """
-        answers = self.try_to_ask(kind, requests, arrays)
-        for answer in answers.values():
-            if isinstance(answer, ExchangeError):
-                raise answer
-        return {site: answer for site, answer in answers.items() if not isinstance(answer, ExchangeError)}
-
-    def try_to_ask(
-        self,
-        kind: str,
-        requests: Mapping[str, object],
-        arrays: Mapping[str, Mapping[str, bytes]] | None = None,
-        timeout: float = _ANSWER_S,
-    ) -> dict[str, RecordDict | ExchangeError]:
-        """As `ask`, but a site that fails or does not answer within `timeout` seconds gives its error instead."""
-        return dict(self.answers(self.push(kind, requests, arrays), timeout))
-
     def push(
         self,
         kind: str,
         requests: Mapping[str, object],
         arrays: Mapping[str, Mapping[str, bytes]] | None = None,
     ) -> "Pushed":
-        """Send as `ask` does, and leave the waiting for `answers`."""
+        """Send each site its payload, and its arrays (site -> name -> bytes); the waiting is left for `answers`."""
         messages = [
             _message(kind, self.nodes[site], request, (arrays or {}).get(site, {}))
             for site, request in requests.items()
         ]
         return Pushed(kind, tuple(requests), _push(self.grid, messages))
 
-    def answers(self, pushed: "Pushed", timeout: float) -> Iterator[tuple[str, RecordDict | ExchangeError]]:
-        """Yield the answers to what was pushed as they come, and at the end an error for each site that gives none."""
+    def answers(self, pushed: "Pushed", timeout: float | None) -> Iterator[tuple[str, RecordDict | ExchangeError]]:
+        """Yield the answers to what was pushed as they come, and at the end an error for each site that gives none.
+
+        After `timeout` seconds nobody is waited for any more; None: as long as they are online.
+        """
         names = {node: site for site, node in self.nodes.items()}
         silent = dict.fromkeys(pushed.sites)
         for node, reply in _replies(self.grid, pushed.waiting, timeout):
@@ -147,34 +80,6 @@ class Pushed:
     waiting: Waiting
 
 
-def meet(
-    grid: Grid, expected: Iterable[str], seed: int, say: Callable[[str], None]
-) -> tuple[Dialogue, dict[str, Hello]]:
-    """Wait until all `expected` sites are online, let them introduce themselves, and return them by name.
-
-    Raises:
-        ExchangeError: some never came, or two nodes claim one name.
-    """
-    wanted = set(expected)
-    deadline = time.monotonic() + _ONLINE_S
-    while len(ids := list(grid.get_node_ids())) < len(wanted):
-        if time.monotonic() > deadline:
-            raise ExchangeError(f"only {len(ids)} of {len(wanted)} sites came online; start the others and run again")
-        time.sleep(0.5)
-    hellos: dict[str, Hello] = {}
-    nodes: dict[str, int] = {}
-    pushed = _push(grid, [_message(HELLO, node, Request(seed), {}) for node in ids])
-    for node, reply in _replies(grid, pushed, _ANSWER_S):
-        hello = decode_json(Hello, text_of(_content(reply, f"node {node}")), f"node {node}")
-        if hello.site in nodes:
-            raise ExchangeError(f"two nodes say they are site {hello.site}; give every site its own name")
-        nodes[hello.site], hellos[hello.site] = node, hello
-    if missing := sorted(wanted - set(nodes)):
-        raise ExchangeError(f"no node says it is {', '.join(missing)}; check the names of the sites")
-    say(f"{len(nodes)} sites are online")
-    return Dialogue(grid, {site: nodes[site] for site in expected}), hellos
-
-
 def _push(grid: Grid, messages: Sequence[Message]) -> Waiting:
     """Send one message to each node; those that Flower does not take are left out."""
     activated = _activations(grid)
@@ -187,7 +92,7 @@ def _push(grid: Grid, messages: Sequence[Message]) -> Waiting:
     return Waiting(nodes, activated)
 
 
-def _replies(grid: Grid, pushed: Waiting, timeout: float) -> Iterator[tuple[int, Message]]:
+def _replies(grid: Grid, pushed: Waiting, timeout: float | None) -> Iterator[tuple[int, Message]]:
     """Yield the replies to pushed messages with their nodes; those that do not come in time are left out.
 
     A reply is announced before its bytes are uploaded, and Flower's `pull_messages` then waits for them, for minutes where
@@ -201,7 +106,7 @@ def _replies(grid: Grid, pushed: Waiting, timeout: float) -> Iterator[tuple[int,
     for number in waiting:
         # A daemon: one that waits for bytes that will not come must not keep this process from ending.
         threading.Thread(target=_pull, args=(grid, number, latest, arrived.put, given_up), daemon=True).start()
-    deadline = time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     try:
         while waiting and (left := deadline - time.monotonic()) > 0:
             try:

@@ -1,4 +1,4 @@
-"""ServerApp and ClientApp of a simulated stream: the deployed handlers, with the stream's YAML in place of enrolment."""
+"""ServerApp and ClientApp of a simulated stream: hospitals answer as they do when deployed, and a researcher looks on."""
 
 import functools
 import json
@@ -6,167 +6,185 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from flwr.app import Context
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from pydantic import TypeAdapter
 
-from aggregator.stages import StreamPlan, run_stream
-from casam_fed.bank.layer_bank import LayerBank
-from casam_fed.errors import CasamError, ConfigError
-from casam_fed.host.files import cache_dir, write_atomically
+from casam_fed.errors import CasamError
+from casam_fed.host.files import write_atomically
+from casam_fed.host.locks import only_one
 from casam_fed.method.alignment import AlignmentLayer
-from casam_fed.method.embeddings import EmbeddingStore
-from casam_fed.routing.background import background_of
-from casam_fed.wire.evaluation_report import RouteReport
+from casam_fed.wire.exchange import Request
+from simulations.looks import take_look
 from simulations.methods.fedavg import add_fedavg, run_fedavg
-from simulations.methods.unseen import unseen_reports
+from simulations.nodes import Named
 from simulations.report import write_report
 from simulations.run_folder import RunFolder
-from simulations.stream_config import StreamConfig, method_record, read_stream
-from site_client.client_app import make_client_app
-from site_client.site import Site, shared_backbone, versions
+from simulations.stages import run_seeds
+from simulations.stream_config import method_record
+from simulations.stream_run import StreamRun, run_of
+from site_client.answering import AnsweringSite
+from site_client.client_app import answer, payload_of
+from site_client.egress import WayOut
+from site_client.home import SiteHome
+from site_client.site_config import SiteConfig
+from site_client.work import SiteWork, shared_backbone, versions
 
 __all__ = ["make_server_app", "make_simulated_client_app"]
 
 
 def make_server_app() -> ServerApp:
-    """Return the ServerApp that runs the stream named in the run configuration and writes its report."""
+    """Return the ServerApp that runs the stream named in the run configuration."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        run = _run_of(context)
-        folder = run.folder
+        run = run_of(context.run_config)
         try:
             _METHODS[run.method](grid, run)
         except CasamError as error:
-            folder.say(f"stopped: {error}")
-            folder.fail(str(error))
+            run.folder.say(f"stopped: {error}")
+            run.folder.fail(str(error))
             raise
 
     return app
 
 
-def make_simulated_client_app() -> ClientApp:
-    """Return the ClientApp whose node number is the place of its site in the stream."""
-    app = make_client_app(_site_of)
-    add_fedavg(app, _site_of)
-    return app
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What the run configuration asks for; `root` is where relative data paths start."""
-
-    folder: RunFolder
-    stream: StreamConfig
-    root: Path
-    method: str
-
-
-def _run_casam(grid: Grid, run: _Run) -> None:
-    folder, stream = run.folder, run.stream
+def _run_casam(grid: Grid, run: StreamRun) -> None:
+    stream = run.stream
     backbone = shared_backbone(stream.method.backbone, stream.method.device)
-    plan = StreamPlan(
-        sites=tuple(site.name for site in stream.sites),
-        seeds=stream.seeds,
-        backbone=backbone.name,
-        backbone_digest=backbone.digest,
-        background=background_of(backbone),
-        folder=folder.path,
-    )
-    collected = run_stream(grid, plan, folder.say)
-    for seed, values in collected.items():
-        about = {site: folder.about(site, seed) for site in plan.sites}
-        values |= {what: {site: about[site][what] for site in about} for what in ("counts", "notes")}
-        values["unseen"] = _unseen(run, int(seed))
     results = {
         "stream": stream.stream,
-        "sites": list(plan.sites),
+        "sites": [site.name for site in stream.sites],
         "tasks": [site.task_name for site in stream.sites],
         "config": method_record(stream),
         "versions": versions(),
         "backbone": {"name": backbone.name, "digest": backbone.digest},
-        "seeds": collected,
-        "seconds": {"total": sum(seed["seconds"]["total"] for seed in collected.values())},
         "peak_rss_mb": None,
     }
-    write_atomically(folder.results, json.dumps(results, indent=1).encode())
-    folder.gather_overlays([site.name for site in stream.sites])
-    write_report(results, folder.path)
+    for seed, values in run_seeds(grid, run):
+        whole = {**results, "seeds": {str(seed): values}, "seconds": {"total": values["seconds"]["total"]}}
+        write_atomically(run.folder.seed(seed).results, json.dumps(whole, indent=1).encode())
+    found = [json.loads(run.folder.seed(seed).results.read_text()) for seed in stream.seeds]
+    seeds = {seed: values for one in found for seed, values in one["seeds"].items()}
+    total = sum(one["seconds"]["total"] for one in found)
+    write_report({**results, "seeds": seeds, "seconds": {"total": total}}, run.folder.path)
 
 
-def _unseen(run: _Run, seed: int) -> dict[str, Any]:
-    """Let the bank of a seed answer on the stream's unseen sets: the researcher's own images, so nothing travels."""
-    stream = run.stream
-    if not stream.unseen:
-        return {}
-    torch.set_num_threads(stream.method.threads)
-    backbone = shared_backbone(stream.method.backbone, stream.method.device)
-    store = EmbeddingStore(cache_dir() / "embeddings", backbone)
-    bank = LayerBank(run.folder.path / "banks" / f"seed-{seed}")
-    reports = unseen_reports(stream.unseen, run.root, store, stream.method, seed, bank)
-    plain: dict[str, Any] = TypeAdapter(dict[str, dict[str, RouteReport]]).dump_python(reports, mode="json")
-    return plain
-
-
-def _run_fedavg(grid: Grid, run: _Run) -> None:
+def _run_fedavg(grid: Grid, run: StreamRun) -> None:
     folder, stream = run.folder, run.stream
     (seed,) = stream.seeds
     backbone = shared_backbone(stream.method.backbone, stream.method.device)
     first = AlignmentLayer(backbone.geometry.channels, stream.method.blocks, stream.method.start, seed=seed)
     sites = [site.name for site in stream.sites]
+    of_seed = folder.begin(seed)
     result = run_fedavg(grid, sites, first, seed, stream.baselines.fedavg_rounds, folder.say)
-    write_atomically(folder.path / "layer.safetensors", result.layer)
-    write_atomically(folder.results, result.as_json())
+    write_atomically(of_seed.path / "layer.safetensors", result.layer)
+    write_atomically(of_seed.results, result.as_json())
 
 
-_METHODS: dict[str, Callable[[Grid, _Run], None]] = {"casam": _run_casam, "fedavg": _run_fedavg}
+_METHODS: dict[str, Callable[[Grid, StreamRun], None]] = {"casam": _run_casam, "fedavg": _run_fedavg}
 
 
-def _run_of(context: Context) -> _Run:
-    values = {key: str(value) for key, value in context.run_config.items()}
-    for key in ("stream", "out"):
-        if not Path(values[key]).is_absolute():
-            raise ConfigError(f"run-config '{key}' is '{values[key]}'; give an absolute path, e.g. {key}=\"/runs/one\"")
-    if values["method"] not in _METHODS:
-        raise ConfigError(f"run-config 'method' is '{values['method']}'; give one of {', '.join(_METHODS)}")
-    path = Path(values["stream"])
-    return _Run(
-        folder=_folder_of(values["out"], values["sites"]),
-        stream=read_stream(path, json.loads(values["overrides"] or "{}")),
-        root=_root_of(path, values["data"]),
-        method=values["method"],
-    )
+def make_simulated_client_app() -> ClientApp:
+    """Return the ClientApp whose node number is the place of its site in the stream.
+
+    A hospital's four messages go the hospital's own way, gate and log included; the others are the simulation's own.
+    """
+    app = ClientApp()
+
+    @app.query("hello")
+    @app.query("sync")
+    @app.train("submit")
+    @app.evaluate("stage")
+    def as_deployed(message: Message, context: Context) -> Message:
+        run, home = _home_of(context)
+        # Its handlers are made for one message at a time, and Ray may have a worker for each that is on the way.
+        with only_one(home / ".lock"):
+            return _site_of(run, home).way_out.answer(message, context)
+
+    @app.query("name")
+    def name(message: Message, context: Context) -> Message:
+        config = run_of(context.run_config).site(context.node_config)
+        return answer(message, lambda _request: payload_of(Named(config.name)))
+
+    @app.train("learn")
+    def learn(message: Message, context: Context) -> Message:
+        def work(_request: Request) -> RecordDict:
+            run, home = _home_of(context)
+            with only_one(home / ".lock"):
+                _learn(run, _site_of(run, home).answering)
+            return payload_of(Named(home.name))
+
+        return answer(message, work)
+
+    @app.query("look")
+    def look(message: Message, context: Context) -> Message:
+        def work(_request: Request) -> RecordDict:
+            run, home = _home_of(context)
+            with only_one(home / ".lock"):
+                site = _site_of(run, home).answering
+                take_look(run.folder, site.work)
+                run.folder.shared(home.name).take(site.home.work, site.work.seed)
+            return payload_of(Named(home.name))
+
+        return answer(message, work)
+
+    add_fedavg(app, _work_of)
+    return app
 
 
-def _folder_of(out: str, sites: str) -> RunFolder:
-    return RunFolder(Path(out), Path(sites) if sites else None)
+@dataclass(frozen=True)
+class _Site:
+    """A simulated hospital in a worker's memory: what answers for it, and its way out."""
+
+    answering: AnsweringSite
+    way_out: WayOut
 
 
-def _root_of(stream: Path, data: str) -> Path:
-    return Path(data) if data else stream.parent
+def _home_of(context: Context) -> tuple[StreamRun, Path]:
+    """Return the run, and the folder of the hospital that a node stands for under the seed at work."""
+    run = run_of(context.run_config)
+    return run, run.folder.seed(run.folder.current).site(run.site(context.node_config).name)
 
 
-def _site_of(context: Context, seed: int) -> Site:
-    where = (str(context.run_config[key]) for key in ("stream", "out", "sites", "overrides", "data"))
-    return _site(*where, int(context.node_config["partition-id"]), seed)
+@functools.lru_cache(maxsize=32)
+def _site_of(run: StreamRun, home: Path) -> _Site:
+    """Return a hospital; Ray's actors are reused, so a process keeps those it has met last."""
+    _log_into(run.folder)
+    site = AnsweringSite(SiteHome(home), lambda text: run.folder.say(f"{home.name}: {text}"))
+    return _Site(site, WayOut(site, on_wire=False))
 
 
-@functools.cache
-def _site(stream_path: str, out: str, sites: str, overrides: str, data: str, number: int, seed: int) -> Site:
-    """Return a site; Ray's actors are reused, so a process keeps each site it has met."""
-    stream = read_stream(Path(stream_path), json.loads(overrides or "{}"))
-    config = stream.sites[number]
-    folder = _folder_of(out, sites)
-    log = logging.FileHandler(folder.site_log(config.name))
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("site_client").addHandler(log)
-    root = _root_of(Path(stream_path), data)
-    return Site(
-        config, stream.method, root, folder.site(config.name), seed, lambda text: folder.say(f"{config.name}: {text}")
-    )
+def _learn(run: StreamRun, site: AnsweringSite) -> None:
+    """Train, unless a run of the same sweep has, and let the release go: nobody else is there to ask."""
+    shared, seed = run.folder.shared(site.home.settings.name), site.home.settings.seed
+    shared.give(site.home.work, seed)
+    submission = site.work.train()
+    shared.take(site.home.work, seed)
+    size = site.outbox.path(submission.digest).stat().st_size
+    site.outbox.approve(submission.digest, size, site.home.settings.site.task_name, site.welcome, "option")
+
+
+def _work_of(context: Context, seed: int) -> SiteWork:
+    """Return the work of a site that takes part in federated averaging, where nobody is enrolled."""
+    run = run_of(context.run_config)
+    return _averaging(run, run.site(context.node_config), seed)
+
+
+@functools.lru_cache(maxsize=32)
+def _averaging(run: StreamRun, site: SiteConfig, seed: int) -> SiteWork:
+    _log_into(run.folder)
+    work = run.folder.seed(seed).site(site.name) / "work"
+    run.folder.shared(site.name).give(work, seed)
+    return SiteWork(site, run.stream.method, run.root, work, seed, lambda text: run.folder.say(f"{site.name}: {text}"))
+
+
+def _log_into(folder: RunFolder) -> None:
+    """Let this worker's log go into the run's folder, once."""
+    log = logging.getLogger("site_client")
+    if not any(isinstance(each, logging.FileHandler) for each in log.handlers):
+        handler = logging.FileHandler(folder.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)

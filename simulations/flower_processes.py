@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 __all__ = ["FlowerRun", "end_leftovers"]
 
 _GRACE_S = 5.0
+_LOOK_S = 5.0
 
 
 class FlowerRun:
@@ -38,6 +40,7 @@ class FlowerRun:
         """Keep Flower's log in `log`; while the run lives, `marker` tells `end_leftovers` how to find its processes."""
         self.log, self._marker = log, marker
         self.peak_rss_mb = 0.0
+        self._look_again = 0.0
         self._seen: set[psutil.Process] = set()
         self._process: subprocess.Popen[bytes] | None = None
         self._signals = contextlib.ExitStack()
@@ -53,6 +56,10 @@ class FlowerRun:
             "FLWR_HOME": self._home,
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
             "RAY_TMPDIR": self._home,
+            # Ray's workers otherwise run at nice 15, so that anything beside them stops them almost entirely.
+            "RAY_worker_niceness": "0",
+            # Threads that wait for each other sleep instead of spinning, which would take the other process's core.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "NO_COLOR": "1",
             # Flower looks for its own programs on the PATH, which an unactivated virtual environment is not on.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -66,13 +73,13 @@ class FlowerRun:
         self._marker.unlink(missing_ok=True)
         self._signals.__exit__(kind, error, traceback)
 
-    def start(self, app: Path, nodes: int, cpus: int, run_config: Mapping[str, str]) -> None:
-        """Start `flwr run` on the app folder with `nodes` simulated sites, one at a time on `cpus` CPUs."""
+    def start(self, app: Path, federation: Mapping[str, float], run_config: Mapping[str, str]) -> None:
+        """Start `flwr run` on the app folder with Flower's `federation` settings, e.g. num-supernodes."""
         # A file, because Flower takes values on the command line apart at spaces and quotes. JSON strings are TOML strings.
         values = Path(self._home) / "run-config.toml"
         values.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()))
-        federation = f"num-supernodes={nodes} client-resources-num-cpus={cpus}"
-        command = ["run", str(app), "local", "--stream", "--federation-config", federation, "--run-config", str(values)]
+        settings = " ".join(f"{key}={value}" for key, value in federation.items())
+        command = ["run", str(app), "local", "--stream", "--federation-config", settings, "--run-config", str(values)]
         with self.log.open("wb") as sink:
             self._process = subprocess.Popen(
                 _flwr(*command),
@@ -86,8 +93,12 @@ class FlowerRun:
 
     def running(self) -> bool:
         """Return whether `flwr run` still streams; also keeps the peak of the memory of all processes of the run."""
+        if time.monotonic() >= self._look_again:
+            # To look at every process of the machine costs more than all else that is done while a run goes on.
+            marked("FLWR_HOME", self._home, self._seen)
+            self._look_again = time.monotonic() + _LOOK_S
         total = 0
-        for process in marked("FLWR_HOME", self._home, self._seen):
+        for process in self._seen:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
         self.peak_rss_mb = max(self.peak_rss_mb, total / 2**20)

@@ -10,7 +10,6 @@ import click
 from casam_fed.config import read_yaml
 from casam_fed.data.dataset import open_dataset
 from casam_fed.errors import ConfigError
-from casam_fed.host.files import write_atomically
 from simulations.flower_processes import end_leftovers
 from simulations.launch import launch
 from simulations.methods.catalogue import METHODS, chosen_methods
@@ -90,7 +89,7 @@ def _single_run(
         "out": str(folder.path),
         "overrides": json.dumps(overrides),
     }
-    _add_memory(folder, launch(folder, config, run_config))
+    launch(folder, len(config.sites), config.method, run_config)
     return folder.path / "report.md"
 
 
@@ -129,7 +128,7 @@ def _overrides(method: Path | None, unit: str | None, seeds: int | None) -> dict
 
 
 def _fresh(path: Path, overwrite: bool) -> RunFolder:
-    folder = RunFolder(path)
+    folder = RunFolder(path, path)
     end_leftovers(folder.flower_marker)
     if path.is_dir() and any(path.iterdir()):
         if not folder.progress.exists():
@@ -141,13 +140,3 @@ def _fresh(path: Path, overwrite: bool) -> RunFolder:
         raise ConfigError(f"{path} is a file; give a folder with --out")
     folder.say("started")
     return folder
-
-
-def _add_memory(folder: RunFolder, peak_rss_mb: float) -> None:
-    """Write the peak memory of all processes, which only this process sees, into the report's numbers."""
-    from simulations.report import write_report
-
-    results = json.loads(folder.results.read_text())
-    results["peak_rss_mb"] = round(peak_rss_mb)
-    write_atomically(folder.results, json.dumps(results, indent=1).encode())
-    write_report(results, folder.path)

@@ -53,20 +53,22 @@ class StreamConfig:
     """A stream of sites.
 
     Attributes:
-        stream: its name.
+        stream: its name, which is that of the federation.
         sites: in the order in which they join.
         seeds: every seed is run as a stream of its own.
         method: choices that differ from the defaults of `casam_fed.config.MethodConfig`.
         unseen: sets out of the distribution of all sites.
         baselines: choices of the baselines.
+        minimum_images: fewest training images of a release, and fewest test images that a site tells anything about.
     """
 
-    stream: str
+    stream: Slug
     sites: Annotated[tuple[SiteConfig, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     method: MethodConfig = MethodConfig()
     unseen: tuple[UnseenSet, ...] = ()
     baselines: BaselineConfig = BaselineConfig()
+    minimum_images: Annotated[int, Field(ge=1)] = 1
 
 
 def read_stream(path: Path, overrides: dict[str, Any] | None = None) -> StreamConfig:

@@ -1,104 +1,82 @@
 """The site's Flower ClientApp: four handlers, the same in simulation and deployment.
 
-Handlers only translate between messages and `Site`. An exception never travels: it is logged at the site, and the
+Handlers only translate between messages and `AnsweringSite`. An exception never travels: it is logged at the site, and the
 aggregator gets a code.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from casam_fed.errors import CasamError
 from casam_fed.forms import MAX_RELEASE_BYTES
-from casam_fed.wire.exchange import (
-    LOG,
-    Hello,
-    Logs,
-    Receipt,
-    Request,
-    StageReport,
-    Submission,
-    Synced,
-    decode_json,
-    encode_json,
-    unwrap_bytes,
-    wrap_bytes,
-)
+from casam_fed.wire.exchange import LOG, Request, decode_json, encode_json, unwrap_bytes, wrap_bytes
+from site_client.answering import AnsweringSite
 
-__all__ = ["AnsweringSite", "SiteOf", "answer", "make_client_app", "payload_of"]
-
-
-class AnsweringSite(Protocol):
-    """What handlers need of a site; `site_client.site.Site` is a simulated one, `DeployedSite` a real one."""
-
-    def hear(self, logs: Logs, tail: bytes) -> None: ...
-    def hello(self, logs: Logs | None) -> Hello: ...
-    def release(self) -> tuple[bytes, Submission]: ...
-    def receive(self, receipt: Receipt, envelope: bytes) -> None: ...
-    def sync(self, snapshot: bytes, objects: Mapping[str, bytes], logs: Logs | None) -> Synced: ...
-    def evaluate(self, last: bool) -> StageReport: ...
-
-
-SiteOf = Callable[[Context, int], AnsweringSite]
-"""Finds the site that a Flower context stands for, for a seed."""
+__all__ = ["answer", "bytes_record", "make_client_app", "payload_of"]
 
 log = logging.getLogger("site_client")
 
 
-def make_client_app(site_of: SiteOf) -> ClientApp:
-    """Return a ClientApp whose handlers serve the site that `site_of` finds."""
+def make_client_app(site: AnsweringSite) -> ClientApp:
+    """Return a ClientApp whose handlers let `site` answer."""
     app = ClientApp()
 
     @app.query("hello")
-    def hello(message: Message, context: Context) -> Message:
+    def hello(message: Message, _context: Context) -> Message:
         def work(request: Request) -> RecordDict:
-            site = _heard(site_of(context, request.seed), request)
-            return RecordDict(payload_of(site.hello(request.logs)))
+            _hear(site, request)
+            return payload_of(site.hello(request.logs))
 
         return answer(message, work)
 
     @app.train("submit")
-    def submit(message: Message, context: Context) -> Message:
-        def work(request: Request) -> RecordDict:
-            release, submission = site_of(context, request.seed).release()
-            array = Array("uint8", (len(release),), "numpy.ndarray", wrap_bytes(release))
-            return RecordDict({**payload_of(submission), "arrays": ArrayRecord({"release": array})})
+    def submit(message: Message, _context: Context) -> Message:
+        def work(_request: Request) -> RecordDict:
+            release, submission = site.release()
+            content = payload_of(submission)
+            content["arrays"] = bytes_record("release", release)
+            return content
 
         return answer(message, work)
 
     @app.query("sync")
-    def sync(message: Message, context: Context) -> Message:
+    def sync(message: Message, _context: Context) -> Message:
         def work(request: Request) -> RecordDict:
-            arrays = message.content.get("arrays") or {}
-            objects = {
-                name: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator") for name, array in arrays.items()
-            }
-            site = _heard(site_of(context, request.seed), request, objects.pop(LOG, b""))
+            objects = _bytes_in(message.content)
+            _hear(site, request, objects.pop(LOG, b""))
             if request.receipt is not None:
                 site.receive(request.receipt, request.receipt_envelope.encode())
-            return RecordDict(payload_of(site.sync(request.snapshot.encode(), objects, request.logs)))
+            return payload_of(site.sync(objects, request.logs))
 
         return answer(message, work)
 
     @app.evaluate("stage")
-    def stage(message: Message, context: Context) -> Message:
+    def stage(message: Message, _context: Context) -> Message:
         def work(request: Request) -> RecordDict:
-            site = _heard(site_of(context, request.seed), request)
-            return RecordDict(payload_of(site.evaluate(request.last)))
+            _hear(site, request)
+            return payload_of(site.evaluate())
 
         return answer(message, work)
 
     return app
 
 
-def _heard(site: AnsweringSite, request: Request, tail: bytes = b"") -> AnsweringSite:
-    """Return the site after it has taken in what the aggregator shows of the logs."""
+def _hear(site: AnsweringSite, request: Request, tail: bytes = b"") -> None:
+    """Let the site take in what the aggregator shows of the logs."""
     if request.logs is not None:
         site.hear(request.logs, tail)
-    return site
+
+
+def _bytes_in(content: RecordDict) -> dict[str, bytes]:
+    """Return name -> bytes of the arrays that a message carries, size-capped; none where it carries none."""
+    arrays = content.get("arrays")
+    if not isinstance(arrays, ArrayRecord):
+        return {}
+    return {name: unwrap_bytes(array.data, MAX_RELEASE_BYTES, "the aggregator") for name, array in arrays.items()}
 
 
 def answer(message: Message, work: Callable[[Any], RecordDict], kind: type = Request) -> Message:
@@ -116,6 +94,11 @@ def answer(message: Message, work: Callable[[Any], RecordDict], kind: type = Req
     return Message(content, reply_to=message)
 
 
-def payload_of(value: object) -> dict[str, ConfigRecord]:
-    """Return the record that carries a payload dataclass in a message."""
-    return {"payload": ConfigRecord({"json": encode_json(value)})}
+def payload_of(value: object) -> RecordDict:
+    """Return the content of a message that carries a payload dataclass."""
+    return RecordDict({"payload": ConfigRecord({"json": encode_json(value)})})
+
+
+def bytes_record(name: str, data: bytes) -> ArrayRecord:
+    """Return the record that carries bytes under a name."""
+    return ArrayRecord({name: Array("uint8", (len(data),), "numpy.ndarray", wrap_bytes(data))})

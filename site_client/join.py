@@ -107,11 +107,9 @@ def ensure_trained(home: SiteHome, welcome: Welcome, say: Say) -> Submission:
     newest = Outbox(home).newest()
     if newest is not None:
         return newest
-    from site_client.site import Site
+    from site_client.answering import work_of
 
-    site = Site(home.settings.site, home.method(welcome), home.path, home.work, home.settings.seed, say)
-    _, submission = site.release()
-    return submission
+    return work_of(home, welcome, say).train()
 
 
 def stage_row(task: str, snapshot: Snapshot, report: StageReport) -> str:

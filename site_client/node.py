@@ -28,6 +28,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
@@ -66,11 +67,9 @@ class TaskLoop:
 
     def run(self) -> None:
         """Answer tasks for ever; a SuperNode that is away for a while is waited for."""
-        client = self._client(
-            SuperExecAuthHttpInterceptor(
-                master_secret=load_superexec_auth_secret(str(self.secret)), protected_methods=_ACQUIRE
-            )
-        )
+        secret = load_superexec_auth_secret(str(self.secret))
+        assert secret is not None  # Flower returns None where no file is named only.
+        client = self._client(SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=_ACQUIRE))
         wanted = AcquireTaskRequest(supported_task_types=list(TaskType))
         while True:
             try:
@@ -114,7 +113,7 @@ class TaskLoop:
         self.left(reply)
         push_task_output(client, context, status, details)
 
-    def _client(self, credential: object) -> RuntimeHttpClient:
+    def _client(self, credential: ProtobufClientInterceptor) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
             server_address=self.address,
             insecure=True,

@@ -8,7 +8,6 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from casam_fed.errors import CasamError
@@ -16,62 +15,13 @@ from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 os.environ.update(PRIVATE_ENVIRONMENT)
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
-from site_client.client_app import make_client_app
-from site_client.deployed import DeployedSite
-from site_client.egress import Gate
+from site_client.answering import AnsweringSite
+from site_client.egress import WayOut
 from site_client.home import SiteHome
 from site_client.node import TaskLoop
-from site_client.release_log import ReleaseLog
-from site_client.wire import refusal_of
 
-__all__ = ["Exit", "main"]
-
-log = logging.getLogger("site_client")
-
-_WITHHELD = 0
-
-
-class Exit:
-    """What a site says to messages, and the gate that all of it passes."""
-
-    def __init__(self, site: DeployedSite) -> None:
-        """Let `site` answer."""
-        self._app = make_client_app(lambda _context, _seed: site)
-        self._gate = Gate(ReleaseLog(site.home), site.welcome.federation, site.outbox.is_approved)
-
-    def answer(self, message: Message, context: Context) -> Message:
-        """Return a handler's reply to a message of an allowed app, as it may leave."""
-        kind = message.metadata.message_type
-        try:
-            reply = self._app(message, context)
-        except Exception:
-            # Only a message of a kind that has no handler gets here: handlers turn their failures into codes.
-            log.exception("a message of kind %.40r could not be handled", kind)
-            reply = Message(RecordDict({"payload": ConfigRecord({"error": "UnknownMessage"})}), reply_to=message)
-        return self._through(lambda: self._gate.passed(reply), message)
-
-    def refuse(self, message: Message, app: str) -> Message:
-        """Return the refusal of a message of an app that is not allowed here, as it may leave."""
-        log.error("refused an app that is not allowed here: %s", app)
-        return self._through(lambda: self._gate.refusal(refusal_of(message, "AppNotAllowed")), message)
-
-    def left(self, reply: Message) -> None:
-        """Log that a reply has left."""
-        try:
-            self._gate.left(reply)
-        except CasamError as error:
-            # Its intent stands in the log already.
-            log.error("that a message has left could not be logged: %s", error)
-
-    def _through(self, passed: Callable[[], Message], message: Message) -> Message:
-        try:
-            return passed()
-        except Exception as error:
-            # A full disk, or a defect of ours: what has no entry in the log does not leave, only a number does.
-            log.error("nothing is sent: %s", error, exc_info=not isinstance(error, CasamError))
-            return Message(Error(_WITHHELD), reply_to=message)
+__all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -86,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         home = SiteHome(options.folder)
-        site = DeployedSite(home)
+        site = AnsweringSite(home)
         if not home.trusts(site.welcome):
             raise CasamError("nobody has confirmed this aggregator yet; run casam-site join")
     except CasamError as error:
@@ -94,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     logging.getLogger("site_client").addHandler(_Shown(home))
 
-    way_out = Exit(site)
+    way_out = WayOut(site)
     loop = TaskLoop(
         address=options.runtime,
         secret=home.keys / "supernode.secret",

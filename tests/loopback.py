@@ -1,42 +1,39 @@
-"""Flower without processes: a Grid that hands every message to the receiving site's ClientApp in this process.
+"""Flower without processes: a Grid that hands every message to the receiving node's app in this process.
 
 The handlers, the messages and what they carry are the real ones; tests/simulations runs the same over Flower's own
 processes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
-
-from site_client.client_app import make_client_app
-from site_client.site import Site
-
-SiteOf = Callable[[Context, int], Site]
 
 # Flower's processes set this before an app runs; private, and used nowhere else.
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 
+App = Callable[[Message, Context], Message]
+
+
+def context_of(node: int, run_config: Mapping[str, str] | None = None) -> Context:
+    """Return the context of a node, which stands at that place in its stream, counted from 1."""
+    config: Any = dict(run_config or {})
+    return Context(
+        run_id=1, node_id=node, node_config={"partition-id": node - 1}, state=RecordDict(), run_config=config
+    )
+
 
 class LoopbackGrid:
-    """Nodes 1..N, each a ClientApp; keeps every message for tests to look at."""
+    """Nodes 1..N, each an app; keeps every message for tests to look at."""
 
-    def __init__(
-        self,
-        sites: list[Callable[[int], Site]],
-        extend: Callable[[ClientApp, SiteOf], None] = lambda app, site_of: None,
-    ) -> None:
-        self.apps: dict[int, ClientApp] = {}
+    def __init__(self, apps: Sequence[App], run_config: Mapping[str, str] | None = None) -> None:
+        self.apps: dict[int, App] = dict(enumerate(apps, start=1))
+        self.run_config = run_config
         self.sent: list[Message] = []
         self.received: list[Message] = []
         self._waiting: dict[str, Message] = {}
-        for node, site_of in enumerate(sites, start=1):
-            found: SiteOf = lambda _context, seed, site_of=site_of: site_of(seed)  # noqa: E731
-            self.apps[node] = make_client_app(found)
-            extend(self.apps[node], found)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self.apps)
@@ -48,8 +45,7 @@ class LoopbackGrid:
         replies = []
         for message in messages:
             node = message.metadata.dst_node_id
-            context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
-            reply: Any = self.apps[node](message, context)
+            reply = self.apps[node](message, context_of(node, self.run_config))
             self.sent.append(message)
             self.received.append(reply)
             replies.append(reply)

@@ -191,7 +191,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 def _add_key(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key",
-        type=_print_of_key,
+        type=_fingerprint_start,
         metavar="FP12",
         help="of a site that has changed its keys: the log of the key whose fingerprint begins so (default: the newest)",
     )
@@ -203,7 +203,7 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _print_of_key(text: str) -> str:
+def _fingerprint_start(text: str) -> str:
     """Return the digits by which a log's folder is named, of a fingerprint as people read it out."""
     digits = "".join(text.split()).lower()
     if not re.fullmatch("[0-9a-f]{12,64}", digits):

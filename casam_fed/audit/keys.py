@@ -83,9 +83,9 @@ def fingerprint(key: Ed25519PublicKey) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
-def shown(print_of_key: str) -> str:
+def shown(fingerprint: str) -> str:
     """Return a fingerprint in groups of four, as people read it out to each other."""
-    return " ".join(print_of_key[start : start + 4] for start in range(0, len(print_of_key), 4))
+    return " ".join(fingerprint[start : start + 4] for start in range(0, len(fingerprint), 4))
 
 
 def _signs_anything(key: Ed25519PublicKey) -> bool:

@@ -125,7 +125,7 @@ def _verify_site(
 ) -> None:
     if not keys:
         raise CheckError("key-missing", f"give the public key of site {manifest.site} (--site-key FILE)")
-    print_of_key, site_key = next(iter(keys.items()))
+    site_fingerprint, site_key = next(iter(keys.items()))
     bank = BankHistory(manifest.site)
     bank_tree = _log(report, folder, manifest, "bank", bank_key, bank)
     bank_seen = _check_witness(folder, bank_tree, bank_key, manifest.site, list(keys.values()))
@@ -136,12 +136,12 @@ def _verify_site(
     check_keys_of_site(bank, manifest.site, list(keys))
     check_site_files(folder, site, manifest, site_key)
     check_receipts(folder, site, bank_tree, bank_key)
-    check_cross(site, bank, print_of_key)
+    check_cross(site, bank, site_fingerprint)
     report.releases = _releases_of_site(site)
     report.notes = [
         f"the aggregator's log enrols another key for this site, {key[:12]}, and {count} admitted under it: their releases "
         "stand in the log of that key"
-        for key, count in sorted(bank.under_other_keys(manifest.site, print_of_key).items())
+        for key, count in sorted(bank.under_other_keys(manifest.site, site_fingerprint).items())
     ]
     receipts = len(site.receipts)
     report.lines = [

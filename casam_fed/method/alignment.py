@@ -56,15 +56,9 @@ class AlignmentLayer(nn.Module):
         """Draw PyTorch's default weights from a generator seeded with `seed`; the global generators stay untouched.
 
         With start "identity" the second convolution of every block is zero instead, weight and bias, and there is no
-        norm: the output then equals the input exactly.
-
-        Raises:
-            ValueError: channels or blocks is below 1, or start is neither "identity" nor "paper".
+        norm: the output then equals the input exactly. There is at least one channel and one block.
         """
-        if channels < 1 or blocks < 1:
-            raise ValueError(f"channels and blocks must be at least 1, not {channels} and {blocks}")
-        if start not in ("identity", "paper"):
-            raise ValueError(f'start must be "identity" or "paper", not {start!r}')
+        assert min(channels, blocks) >= 1, (channels, blocks)
         super().__init__()
         self.channels = channels
         self.blocks = blocks
@@ -95,17 +89,17 @@ def alignment_layer_from(state_dict: Mapping[str, Tensor]) -> AlignmentLayer:
     Raises:
         ReleaseError: a tensor is missing, superfluous, or of another shape or dtype.
     """
-    bias = state_dict.get("block0.conv1.bias")
-    channels = bias.shape[0] if bias is not None and bias.ndim == 1 else 0
+    bias = state_dict.get("block0.conv1.bias", torch.empty(0))
+    # A missing or empty bias is held against one channel, so that the comparison names it.
+    channels = max(1, bias.shape[0] if bias.ndim else 0)
     blocks = max(1, sum(name.endswith(".channel_conv.weight") for name in state_dict))
     start: Start = "paper" if "norm.weight" in state_dict else "identity"
-    if channels < 1:
-        raise ReleaseError(
-            "the tensors are not those of an alignment layer: block0.conv1.bias [C] is missing or of another shape;"
-            " release the state dict of an AlignmentLayer"
-        )
     shapes = expected_shapes(channels, blocks, start)
-    _check_tensors(state_dict, shapes)
+    defect = _first_difference(state_dict, shapes)
+    if defect is not None:
+        raise ReleaseError(
+            f"the tensors are not those of an alignment layer: {defect}; release the state dict of an AlignmentLayer"
+        )
     layer = AlignmentLayer(channels, blocks, start)
     layer.load_state_dict({name: state_dict[name] for name in shapes})
     return layer.eval()
@@ -144,17 +138,11 @@ def _draw_default(conv: nn.Conv1d | nn.Conv2d, generator: torch.Generator) -> No
         nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
 
 
-def _check_tensors(state_dict: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _first_difference(state_dict: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     for name in sorted(shapes.keys() ^ state_dict.keys()):
-        wrong = "is missing" if name in shapes else "does not belong there"
-        raise ReleaseError(
-            f"the tensors are not those of an alignment layer: {name} {wrong};"
-            " release the state dict of an AlignmentLayer"
-        )
+        return f"{name} {'is missing' if name in shapes else 'does not belong there'}"
     for name, shape in shapes.items():
         tensor = state_dict[name]
         if tuple(tensor.shape) != shape or tensor.dtype not in _RELEASED_DTYPES:
-            raise ReleaseError(
-                f"{name} of the alignment layer is {tensor.dtype} {list(tensor.shape)} where float32 or float16"
-                f" {list(shape)} belongs; release the state dict of an AlignmentLayer"
-            )
+            return f"{name} is {tensor.dtype} {list(tensor.shape)} where float32 or float16 {list(shape)} belongs"
+    return None

@@ -19,7 +19,12 @@ from casam_fed.backbone.preparation import PreparedImage
 from casam_fed.errors import StorageError
 from casam_fed.host.files import sha256_bytes, write_atomically
 
-__all__ = ["EmbeddingStore"]
+__all__ = ["EmbeddingStore", "as_stored"]
+
+
+def as_stored(embeddings: Tensor) -> Tensor:
+    """Return the encoder's output in half precision on the CPU, as all that learns and routes sees it."""
+    return embeddings.half().cpu()
 
 
 class EmbeddingStore:
@@ -53,7 +58,7 @@ class EmbeddingStore:
         for image in images:
             key = image.digest
             keys.append(key)
-            if not self._is_whole(key):
+            if key not in self._verified and self._read(key) is None:
                 waiting[key] = image
             if len(waiting) == batch:
                 self._encode(waiting)
@@ -67,24 +72,20 @@ class EmbeddingStore:
         """Return the embeddings of `keys`, float32 [B, C, h, w] on the CPU.
 
         Raises:
-            KeyError: a key was never added.
-            StorageError: its file has gone or been damaged since.
+            StorageError: the file of a key is not there, or has been damaged since.
         """
         rows = []
         for key in keys:
-            if not self._is_whole(key):
-                raise KeyError(key)
-            try:
-                with safe_open(self._path(key), framework="pt") as file:
-                    rows.append(file.get_tensor("embedding"))
-            except (OSError, SafetensorError) as error:
-                raise StorageError(f"{self._path(key)} is gone or damaged; run again: it is encoded anew") from error
+            embedding = self._read(key)
+            if embedding is None:
+                raise StorageError(f"{self._path(key)} is gone or damaged; run again: it is encoded anew")
+            rows.append(embedding)
         return torch.stack(rows).float()
 
     def _encode(self, waiting: dict[str, PreparedImage]) -> None:
         if not waiting:
             return
-        embeddings = self.backbone.embed([image.pixels for image in waiting.values()]).half().cpu()
+        embeddings = as_stored(self.backbone.embed([image.pixels for image in waiting.values()]))
         for key, embedding in zip(waiting, embeddings, strict=True):
             record = {"key": key, "backbone": self.backbone.digest, "sha256": _payload_digest(embedding)}
             data = save({"embedding": embedding.contiguous()}, {"record": json.dumps(record, sort_keys=True)})
@@ -92,25 +93,24 @@ class EmbeddingStore:
             self.encoded += 1
             self._verified.add(key)
 
-    def _is_whole(self, key: str) -> bool:
-        """Return whether the file of `key` is what it claims to be; its payload is digested once per object."""
-        if key in self._verified:
-            return True
-        path = self._path(key)
+    def _read(self, key: str) -> Tensor | None:
+        """Return the embedding of `key`, or None where its file is not what it claims to be; digested once per object."""
         geometry = self.backbone.geometry
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(self._path(key), framework="pt") as file:
                 record = json.loads((file.metadata() or {}).get("record", "null"))
-                embedding = file.get_tensor("embedding")
+                embedding: Tensor = file.get_tensor("embedding")
         except (OSError, SafetensorError, ValueError):
-            return False
+            return None
+        if key in self._verified:
+            return embedding
         shape = (geometry.channels, geometry.grid, geometry.grid)
         if tuple(embedding.shape) != shape or embedding.dtype != torch.float16:
-            return False
+            return None
         if record != {"key": key, "backbone": self.backbone.digest, "sha256": _payload_digest(embedding)}:
-            return False
+            return None
         self._verified.add(key)
-        return True
+        return embedding
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.safetensors"

@@ -40,11 +40,9 @@ def segmentation_loss(logits: Tensor, masks: Tensor, predicted_iou: Tensor) -> L
         logits: [N, 1, H, W], N >= 1, float32, float16 or bfloat16.
         masks: [N, 1, H, W], bool or 0 and 1 of any dtype, on the same device.
         predicted_iou: SAM's own estimate for every mask, [N, 1].
-
-    Raises:
-        ValueError: the shapes are not these.
     """
-    _check_shapes(logits, masks, predicted_iou)
+    assert logits.shape == masks.shape == (len(logits), 1, *logits.shape[2:]), (logits.shape, masks.shape)
+    assert predicted_iou.shape == (len(logits), 1), predicted_iou.shape
     logits, truth = logits.float(), masks.float()
     probability = logits.sigmoid()
     cross_entropy = functional.binary_cross_entropy_with_logits(
@@ -58,12 +56,3 @@ def segmentation_loss(logits: Tensor, masks: Tensor, predicted_iou: Tensor) -> L
     soft_iou = (overlap + _IOU_SMOOTH) / (sizes - overlap + _IOU_SMOOTH)
     iou = (predicted_iou.float() - soft_iou).square().mean()
     return LossTerms(total=focal + dice + iou, focal=focal, dice=dice, iou=iou)
-
-
-def _check_shapes(logits: Tensor, masks: Tensor, predicted_iou: Tensor) -> None:
-    if logits.ndim != 4 or logits.shape[1] != 1 or logits.numel() == 0:
-        raise ValueError(f"logits must be [N, 1, H, W] with at least one pixel, not {tuple(logits.shape)}")
-    if masks.shape != logits.shape:
-        raise ValueError(f"masks {tuple(masks.shape)} must have the shape of the logits {tuple(logits.shape)}")
-    if predicted_iou.shape != (len(logits), 1):
-        raise ValueError(f"predicted_iou must be [{len(logits)}, 1], not {tuple(predicted_iou.shape)}")

@@ -63,8 +63,6 @@ def train_alignment(
         StorageError: the checkpoint cannot be written.
     """
     images = data.with_targets
-    if not images:
-        raise TrainingError("no training image has anything to segment; check the masks")
     layer = AlignmentLayer(backbone.geometry.channels, config.blocks, config.start, seed=seed).to(backbone.device)
     optimizer = adam(layer, config)
     steps = total_steps(len(images), config)

@@ -14,7 +14,7 @@ from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.backbone.checkpoints import background_path
 from casam_fed.backbone.model import Backbone
 from casam_fed.drawn.label_maps import draw
-from casam_fed.errors import BackboneError
+from casam_fed.errors import BackboneError, DataError
 from casam_fed.host.files import write_atomically
 from casam_fed.routing.gaussian import Background
 from casam_fed.routing.pooling import pool
@@ -34,14 +34,14 @@ def background_of(backbone: Backbone) -> Background:
     """
     path = background_path(backbone_card(backbone.name))
     if not path.exists():
-        background = compute_background(backbone)
+        background = compute_background(backbone, _IMAGES, _SEED)
         tensors = {"mean": background.mean, "std": background.std}
         write_atomically(path, save(tensors, {"backbone": backbone.digest}))
         return background
     return _read(path, backbone)
 
 
-def compute_background(backbone: Backbone, images: int = _IMAGES, seed: int = _SEED) -> Background:
+def compute_background(backbone: Backbone, images: int, seed: int) -> Background:
     """Encode `images` drawn images and return mean and standard deviation of every channel of the pooled embeddings."""
     size = backbone.geometry.image_size
     features = [pool(backbone.embed([draw(seed, index, size).image])).cpu() for index in range(images)]
@@ -54,7 +54,7 @@ def _read(path: Path, backbone: Backbone) -> Background:
         with safe_open(path, framework="pt") as file:
             owner = (file.metadata() or {}).get("backbone")
             background = Background(file.get_tensor("mean"), file.get_tensor("std"))
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, DataError) as error:
         raise BackboneError(f"the background statistics are damaged; {mend}") from error
     if owner != backbone.digest:
         raise BackboneError(f"the background statistics belong to another backbone; {mend}")

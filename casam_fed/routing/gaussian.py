@@ -1,9 +1,10 @@
-"""The gaussian router: raw statistics that merge exactly, and their scores for all tasks of a bank at once.
+"""The gaussian router: raw statistics, and their scores for all tasks of a bank at once.
 
 A task is described by count, mean and covariance of its pooled embeddings. Shrinkage: Chen, Wiesel, Eldar and Hero,
 "Shrinkage Algorithms for MMSE Covariance Estimation", IEEE Trans. Signal Processing 58(10), 2010, eq. (23).
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from casam_fed.errors import DataError, TrainingError
 from casam_fed.routing.features import checked_features
 
-__all__ = ["Background", "GaussianScorer", "GaussianStatistics", "merge", "oas_shrinkage"]
+__all__ = ["Background", "GaussianScorer", "GaussianStatistics", "oas_shrinkage"]
 
 _FLOOR = 0.1
 """Variance added to every standardised channel: nothing is believed to vary less than a tenth of what drawn images do.
@@ -37,74 +38,27 @@ class GaussianStatistics:
 
     Attributes:
         count: number of features, at least 1.
-        mean: float64 [C].
-        covariance: float64 [C, C], symmetric.
-
-    Raises:
-        DataError: count below 1, wrong shape or dtype, NaN or infinity.
+        mean: float64 [C], finite.
+        covariance: float64 [C, C], symmetric, finite.
     """
 
     count: int
     mean: Tensor
     covariance: Tensor
 
-    def __post_init__(self) -> None:
-        channels = self.mean.numel()
-        if self.count < 1:
-            raise DataError(f"router statistics count {self.count} images; compute them from at least one")
-        if self.mean.shape != (channels,) or self.covariance.shape != (channels, channels) or channels == 0:
-            raise DataError(
-                f"router statistics have a mean of shape {tuple(self.mean.shape)} and a covariance of shape"
-                f" {tuple(self.covariance.shape)}; they must be [C] and [C, C]"
-            )
-        if {self.mean.dtype, self.covariance.dtype} != {torch.float64}:
-            raise DataError("router statistics are not float64; convert mean and covariance before use")
-        if not (torch.isfinite(self.mean).all() and torch.isfinite(self.covariance).all()):
-            raise DataError("router statistics hold NaN or infinity; compute them again from finite features")
-
-    @property
-    def channels(self) -> int:
-        """Number of channels C."""
-        return int(self.mean.numel())
-
     @classmethod
     def from_features(cls, features: Tensor) -> "GaussianStatistics":
         """Compute the statistics of pooled embeddings [n, C], n >= 1, in float64.
 
         Raises:
-            DataError: features are not [n, C], or hold NaN or infinity.
-            TrainingError: there is no feature at all.
+            DataError: features hold NaN or infinity.
         """
         values = checked_features(features, None, torch.float64)
-        if len(values) == 0:
-            raise TrainingError(
-                "router statistics of no images do not exist; give the task at least one training image"
-            )
+        assert len(values), "statistics of no images"
         mean = values.mean(dim=0)
         centred = values - mean
         covariance = centred.T @ centred / len(values)
         return cls(count=len(values), mean=mean, covariance=(covariance + covariance.T) / 2)
-
-
-def merge(a: GaussianStatistics, b: GaussianStatistics) -> GaussianStatistics:
-    """Return the statistics of both sets of features together, exact up to float64 rounding.
-
-    Pairwise update of Chan, Golub and LeVeque (1983), written symmetrically: merge(a, b) equals merge(b, a) to the bit.
-
-    Raises:
-        DataError: a and b differ in their number of channels.
-    """
-    if a.channels != b.channels:
-        raise DataError(
-            f"statistics of {a.channels} and {b.channels} channels cannot be merged; use one backbone for both"
-        )
-    count = a.count + b.count
-    shift = a.mean - b.mean
-    within = (a.covariance * a.count + b.covariance * b.count) / count
-    between = torch.outer(shift, shift) * (a.count * b.count / count**2)
-    return GaussianStatistics(
-        count=count, mean=(a.mean * a.count + b.mean * b.count) / count, covariance=within + between
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +79,15 @@ class Background:
     std: Tensor
 
     def __post_init__(self) -> None:
-        channels = self.mean.numel()
-        if self.mean.shape != (channels,) or self.std.shape != (channels,) or channels == 0:
+        shape = (max(1, self.mean.numel()),)
+        sound = all(
+            each.shape == shape and each.dtype == torch.float64 and bool(torch.isfinite(each).all())
+            for each in (self.mean, self.std)
+        )
+        if not (sound and (self.std > 0).all()):
             raise DataError(
-                f"the background has a mean of shape {tuple(self.mean.shape)} and a standard deviation of shape"
-                f" {tuple(self.std.shape)}; both must be [C]"
-            )
-        if {self.mean.dtype, self.std.dtype} != {torch.float64}:
-            raise DataError("the background is not float64; convert mean and standard deviation before use")
-        if not (torch.isfinite(self.mean).all() and torch.isfinite(self.std).all() and (self.std > 0).all()):
-            raise DataError(
-                "the background holds NaN, infinity or a channel that never changes;"
-                " compute it again from a few hundred different drawn images"
+                "the background must be a mean and a standard deviation for every channel, float64 [C], without NaN or"
+                " infinity, and no channel may stay the same; compute it again from a few hundred different drawn images"
             )
 
     @classmethod
@@ -144,7 +95,7 @@ class Background:
         """Compute the background of pooled embeddings [n, C] of drawn images, in float64.
 
         Raises:
-            DataError: features are not [n, C], hold NaN or infinity, or some channel never changes.
+            DataError: features hold NaN or infinity, or some channel never changes.
         """
         values = checked_features(features, None, torch.float64)
         return cls(mean=values.mean(dim=0), std=values.std(dim=0, correction=0))
@@ -182,21 +133,15 @@ class GaussianScorer:
     """
 
     def __init__(self, statistics: Sequence[GaussianStatistics], background: Background) -> None:
-        """Factorise the statistics of T tasks (T may be 0); scores come in the same order.
+        """Factorise the statistics of T tasks (T may be 0), all of the background's C; scores come in the same order.
 
         Raises:
-            DataError: statistics and background differ in their number of channels.
             TrainingError: a task's features have no spread at all (a single image, or all alike), or its covariance
                 is not positive.
         """
         self._background = background
         channels = background.mean.numel()
-        for position, task in enumerate(statistics):
-            if task.channels != channels:
-                raise DataError(
-                    f"task {position} of the bank has statistics of {task.channels} channels but the background has"
-                    f" {channels}; use the background of the backbone the task was trained on"
-                )
+        assert all(task.mean.numel() == channels for task in statistics), "statistics of another backbone"
         count = len(statistics)
         self._whitening = torch.empty((count, channels, channels), dtype=torch.float64)
         self._offset = torch.empty((count, channels), dtype=torch.float64)
@@ -227,19 +172,21 @@ class GaussianScorer:
         self._offset[rows] = torch.matmul(whitening, means[:, :, None]).squeeze(2)
         self._log_det[rows] = 2 * factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
-    @property
-    def task_count(self) -> int:
-        """Number of tasks T."""
-        return len(self._log_det)
+    def only(self, tasks: Sequence[int]) -> "GaussianScorer":
+        """Return the scorer of the tasks with these numbers, in this order, to the bit as if it had been built for them."""
+        kept, rows = copy.copy(self), list(tasks)
+        kept._whitening, kept._offset = self._whitening[rows], self._offset[rows]
+        kept._log_det = self._log_det[rows]
+        return kept
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the score of every feature for every task, float64 [B, T] on the CPU; low means near.
 
         Args:
-            features: pooled embeddings [B, C], any floating dtype; B may be 0.
+            features: pooled embeddings [B, C] of the bank's C, any floating dtype; B may be 0.
 
         Raises:
-            DataError: features are not [B, C] with the bank's C, or hold NaN or infinity.
+            DataError: features hold NaN or infinity.
         """
         count, channels = self._offset.shape
         values = checked_features(features, channels, torch.float64)

@@ -27,9 +27,8 @@ _SPREAD = 1e-9
 class Router(Protocol):
     """Scores features against every task of a bank."""
 
-    @property
-    def task_count(self) -> int:
-        """Number of tasks T."""
+    def only(self, tasks: Sequence[int]) -> "Router":
+        """Return the router of the tasks with these numbers, in this order, as if the others had never joined."""
         ...
 
     def scores(self, features: Tensor) -> Tensor:
@@ -44,16 +43,15 @@ class Routes:
     Attributes:
         task: int64 [B], the task that claims the image, or `UNKNOWN` (-1).
         nearest: int64 [B], the task of the lowest score whether it claims the image or not; -1 in an empty bank.
+        score: float64 [B], of the nearest task; infinite in an empty bank.
         strength: float64 [B], of "unknown": (score - median) / (threshold - median) of the nearest task; 0 for a typical
             image of that task, 1 at its threshold, comparable between tasks; infinite in an empty bank.
     """
 
     task: Tensor
     nearest: Tensor
+    score: Tensor
     strength: Tensor
-
-    def __len__(self) -> int:
-        return len(self.task)
 
 
 def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
@@ -67,20 +65,17 @@ def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
         thresholds: of the same router, one per task in the same order.
 
     Raises:
-        DataError: the shapes do not fit, or a score is NaN.
+        DataError: a score is NaN.
     """
-    if scores.ndim != 2 or scores.shape[1] != len(thresholds):
-        raise DataError(
-            f"scores of shape {tuple(scores.shape)} came with {len(thresholds)} thresholds;"
-            " pass [images, tasks] and one threshold per task"
-        )
+    assert scores.shape[1:] == (len(thresholds),), (scores.shape, len(thresholds))
     values = scores.detach().to("cpu", torch.float64)
     if torch.isnan(values).any():
         raise DataError("a router's score is NaN; check the image's embedding and the digests of the bank's entries")
     images, tasks = values.shape
     if tasks == 0:
         nobody = torch.full((images,), UNKNOWN, dtype=torch.int64)
-        return Routes(nobody, nobody.clone(), torch.full((images,), torch.inf, dtype=torch.float64))
+        infinite = torch.full((images,), torch.inf, dtype=torch.float64)
+        return Routes(nobody, nobody, infinite, infinite)
     lowest = values.min(dim=1, keepdim=True).values
     nearest = tied(values, lowest).to(torch.int64).argmax(dim=1)
     score = values.gather(1, nearest[:, None]).squeeze(1)
@@ -88,7 +83,7 @@ def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
     median, value = limits.unbind(1)
     spread = torch.maximum(value - median, _SPREAD * value.abs().clamp(min=1.0))
     task = torch.where(score > value, torch.full_like(nearest, UNKNOWN), nearest)
-    return Routes(task=task, nearest=nearest, strength=(score - median) / spread)
+    return Routes(task=task, nearest=nearest, score=score, strength=(score - median) / spread)
 
 
 def tied(scores: Tensor, lowest: Tensor) -> Tensor:

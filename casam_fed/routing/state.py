@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from casam_fed.errors import CasamError, ReleaseError
+from casam_fed.errors import ReleaseError
 from casam_fed.routing.calibration import Threshold, calibrate, plan_folds
 from casam_fed.routing.features import checked_features
 from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics
@@ -52,7 +52,7 @@ class RouterOptions:
         folds: number of folds for the thresholds.
         percentile: of the held-out scores, in [50, 100].
         grouped: folds by patient; False for folds over images (preset `paper`).
-        vae_epochs, vae_batch_size, vae_lr: training of the VAE.
+        vae_epochs: training of the VAE.
         vae_sampled: sample the VAE's latent when scoring (preset `paper`); its threshold then fits a sampling scorer.
     """
 
@@ -61,8 +61,6 @@ class RouterOptions:
     percentile: float = 97.0
     grouped: bool = True
     vae_epochs: int = 10
-    vae_batch_size: int = 6
-    vae_lr: float = 5e-4
     vae_sampled: bool = False
 
 
@@ -98,8 +96,7 @@ def fit_routers(
         options: None for the defaults.
 
     Raises:
-        ConfigError: options out of range.
-        DataError: features hold NaN or infinity, or do not fit the patients or the background.
+        DataError: features hold NaN or infinity.
         TrainingError: fewer than 3 images, or images that all look alike to the backbone.
     """
     options = options or RouterOptions()
@@ -109,8 +106,8 @@ def fit_routers(
         return GaussianScorer([GaussianStatistics.from_features(trained)], background).scores(held_out)[:, 0]
 
     def vae_scores(trained: Tensor, held_out: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(options.seed) if options.vae_sampled else None
-        return VAEScorer([_train(trained, options)], generator=generator).scores(held_out)[:, 0]
+        seed = options.seed if options.vae_sampled else None
+        return VAEScorer([_train(trained, options)], seed).scores(held_out)[:, 0]
 
     thresholds: dict[RouterKind, Threshold] = {
         kind: calibrate(values, patients, fit_score, options.folds, options.percentile, options.seed, options.grouped)
@@ -129,20 +126,19 @@ def build_router(
     kind: RouterKind,
     states: Sequence[RouterState],
     background: Background,
-    generator: torch.Generator | None = None,
+    seed: int | None = None,
 ) -> Router:
     """Build the router of a bank from its T tasks; scores and thresholds keep their order.
 
     Args:
-        generator: for kind "vae" only, samples the latents (preset `paper`); None scores with z = mu.
+        seed: for kind "vae" only, samples the latents (preset `paper`); None scores with z = mu.
 
     Raises:
-        DataError: the tasks, or tasks and background, differ in their number of channels.
         TrainingError: a task's statistics have no usable spread.
     """
     if kind == "gaussian":
         return GaussianScorer([state.gaussian for state in states], background)
-    return VAEScorer([state.vae for state in states], generator=generator)
+    return VAEScorer([state.vae for state in states], seed)
 
 
 def expected_router_shapes(channels: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -177,24 +173,16 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
             statistics or thresholds cannot come from any features.
     """
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("router.")}
-    mean = found.get("router.gaussian.mean", torch.empty(0))
-    # A missing or empty mean is held against one channel, so that the schema check names it.
-    _check_schema(found, expected_router_shapes(max(1, mean.numel())))
-    _check_magnitudes(found)
-    covariance = found["router.gaussian.covariance"]
-    _check_covariance(covariance)
-    try:
-        return assembled(found)
-    except CasamError as error:
-        raise ReleaseError(f"the release's router cannot be used: {error}") from error
+    if (defect := _defect_of(found)) is not None:
+        raise ReleaseError(
+            f"the release's routers cannot be used: {defect}; train the task again with the federation's backbone and this"
+            " version of casam-fed, on images that differ and without outliers"
+        )
+    return assembled(found)
 
 
 def assembled(tensors: Mapping[str, Tensor]) -> RouterState:
-    """Return the routers whose `router_tensors` these are, which were checked before.
-
-    Raises:
-        DataError: statistics or thresholds that cannot come from any features.
-    """
+    """Return the routers whose `router_tensors` these are, which were checked before."""
     count, mean, covariance = (tensors[f"router.gaussian.{name}"] for name in ("count", "mean", "covariance"))
     rows = tensors["router.thresholds"].tolist()
     prefix = "router.vae."
@@ -206,43 +194,47 @@ def assembled(tensors: Mapping[str, Tensor]) -> RouterState:
 
 
 def _train(features: Tensor, options: RouterOptions) -> dict[str, Tensor]:
-    vae = train_vae(features, options.seed, options.vae_epochs, options.vae_batch_size, options.vae_lr)
+    vae = train_vae(features, options.seed, options.vae_epochs)
     return {name: tensor.detach().clone() for name, tensor in vae.state_dict().items()}
 
 
-def _check_schema(found: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-    for name in sorted(expected.keys() - found.keys()):
-        raise ReleaseError(f"the release lacks the tensor {name}; export it again with this version of casam-fed")
-    for name in sorted(found.keys() - expected.keys()):
-        raise ReleaseError(f"the release holds the undeclared tensor {name}; export it again without it")
+def _defect_of(found: Mapping[str, Tensor]) -> str | None:
+    """Return the first thing in which the tensors are not those of any site's routers."""
+    mean = found.get("router.gaussian.mean", torch.empty(0))
+    # A missing or empty mean is held against one channel, so that the schema names it.
+    expected = expected_router_shapes(max(1, mean.numel()))
+    for name in sorted(expected.keys() ^ found.keys()):
+        return f"it lacks the tensor {name}" if name in expected else f"it holds the undeclared tensor {name}"
     for name, (shape, dtype) in sorted(expected.items()):
         tensor = found[name]
         if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-            raise ReleaseError(
-                f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} but must have {shape} and {dtype};"
-                " export the release again with the federation's backbone"
-            )
+            return f"{name} has shape {tuple(tensor.shape)} and type {tensor.dtype} but must have {shape} and {dtype}"
         if dtype.is_floating_point and not torch.isfinite(tensor).all():
-            raise ReleaseError(f"{name} holds NaN or infinity; train the task again")
+            return f"{name} holds NaN or infinity"
+    return _impossible_extent(found) or _impossible_covariance(found["router.gaussian.covariance"])
 
 
-def _check_magnitudes(found: Mapping[str, Tensor]) -> None:
-    if int(found["router.gaussian.count"]) > _MOST_IMAGES:
-        raise ReleaseError(
-            f"router.gaussian.count is above {_MOST_IMAGES:,} images; check the count of training images"
-        )
+def _impossible_extent(found: Mapping[str, Tensor]) -> str | None:
+    count = int(found["router.gaussian.count"])
+    if not 1 <= count <= _MOST_IMAGES:
+        return f"its statistics count {count} images, and 1 to {_MOST_IMAGES:,} are possible"
     for name, tensor in found.items():
         bound = _LARGEST**2 if name == "router.gaussian.covariance" else _LARGEST
         measured = tensor.is_floating_point() and name != "router.thresholds"
         if measured and tensor.abs().max() > bound:
-            raise ReleaseError(f"{name} holds values beyond {bound:.0e}; train the task again without outliers")
+            return f"{name} holds values beyond {bound:.0e}"
+    for median, value in found["router.thresholds"].tolist():
+        if value < median:
+            return f"a threshold of {value} over a median of {median}, where it must be not below the median"
+    return None
 
 
-def _check_covariance(covariance: Tensor) -> None:
+def _impossible_covariance(covariance: Tensor) -> str | None:
     scale = covariance.abs().max()
     if (covariance - covariance.T).abs().max() > _UNSYMMETRIC * scale:
-        raise ReleaseError("router.gaussian.covariance is not symmetric; train the task again")
+        return "router.gaussian.covariance is not symmetric"
     if torch.linalg.eigvalsh(covariance)[0] < -_NEGATIVE * covariance.trace().abs():
-        raise ReleaseError("router.gaussian.covariance has a negative variance in some direction; train the task again")
+        return "router.gaussian.covariance has a negative variance in some direction"
     if scale < _LEAST_VARIANCE:
-        raise ReleaseError("router.gaussian.covariance is zero; train the task again on images that differ")
+        return "router.gaussian.covariance is zero"
+    return None

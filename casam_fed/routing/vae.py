@@ -4,13 +4,14 @@ The released code of the paper samples the latent when it scores; here the mean 
 that the same image always takes the same route.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from casam_fed.errors import DataError, TrainingError
+from casam_fed.errors import TrainingError
 from casam_fed.routing.features import checked_features
 
 __all__ = ["BETA", "LATENT", "TaskVAE", "VAEScorer", "train_vae", "vae_shapes"]
@@ -20,6 +21,9 @@ LATENT = 64
 
 BETA = 16.5
 """Weight of the KL term in the training loss and in the score."""
+
+_BATCH = 6
+_LEARNING_RATE = 5e-4
 
 _CHUNK_BYTES = 8 << 20
 """Size of the largest temporary while scoring; small enough that the layers hand their values on within the cache."""
@@ -75,14 +79,7 @@ class TaskVAE(nn.Module):
         return error + beta * _kl(mu, logvar, 1)
 
 
-def train_vae(
-    features: Tensor,
-    seed: int,
-    epochs: int = 10,
-    batch_size: int = 6,
-    lr: float = 5e-4,
-    beta: float = BETA,
-) -> TaskVAE:
+def train_vae(features: Tensor, seed: int, epochs: int) -> TaskVAE:
     """Train a task's VAE with Adam on the mean score of each batch; the latent is sampled.
 
     Everything random (weights, order, latents) is drawn from one generator seeded with `seed`; the global generators are
@@ -91,32 +88,30 @@ def train_vae(
     Args:
         features: pooled embeddings [n, C], n >= 1.
         seed: any integer torch.Generator takes.
+        epochs: over all features, in batches of 6 at a learning rate of 5e-4.
 
     Returns:
         The VAE, in eval mode, its parameters without gradients.
 
     Raises:
-        DataError: features are not [n, C], or hold NaN or infinity.
-        TrainingError: no feature, or training diverged.
+        DataError: features hold NaN or infinity.
+        TrainingError: training diverged.
     """
     values = checked_features(features, None, torch.float32)
-    if len(values) == 0:
-        raise TrainingError("a router cannot be trained on no images; give the task at least one training image")
+    assert len(values), "a router of no images"
     generator = torch.Generator().manual_seed(seed)
     vae = TaskVAE(values.shape[1], generator)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=_LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(epochs):
-            for batch in torch.randperm(len(values), generator=generator).split(batch_size):
+            for batch in torch.randperm(len(values), generator=generator).split(_BATCH):
                 noise = torch.randn((len(batch), LATENT), generator=generator)
-                loss = vae.score(values[batch], noise, beta).mean()
+                loss = vae.score(values[batch], noise).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
     if not all(bool(torch.isfinite(parameter).all()) for parameter in vae.parameters()):
-        raise TrainingError(
-            "training the vae router diverged to NaN; lower its learning rate or look for outliers among the images"
-        )
+        raise TrainingError("training the vae router diverged to NaN; look for outliers among the images")
     return vae.eval().requires_grad_(False)
 
 
@@ -126,70 +121,61 @@ class VAEScorer:
     Keeps the stacked weights: 363 MB for 1,000 tasks of 256 channels.
     """
 
-    def __init__(
-        self, vaes: Sequence[Mapping[str, Tensor]], beta: float = BETA, generator: torch.Generator | None = None
-    ) -> None:
+    def __init__(self, vaes: Sequence[Mapping[str, Tensor]], seed: int | None = None) -> None:
         """Stack the state dicts of T task VAEs (T may be 0); scores come in the same order.
 
         Args:
             vaes: state dicts with the names and shapes of `vae_shapes`, all of one C.
-            beta: weight of the KL term, as in training.
-            generator: when given, every call samples its latents from it, as the paper's released code does: scores then
-                differ from call to call. Without it the latent is mu.
-
-        Raises:
-            DataError: a state dict lacks a tensor or has one of another shape than the first task's.
+            seed: when given, latents are sampled, as the paper's released code does; every call draws the same ones for
+                the same tasks and number of images. Without it the latent is mu.
         """
-        self._beta = beta
-        self._generator = generator
+        self._seed = seed
         self._count = len(vaes)
-        self._channels: int | None = None
-        if not vaes:
-            return
-        self._channels = _channels_of(vaes)
-        self._encoder = _stacked(vaes, "encoder")
-        mu, logvar = _stacked(vaes, "mu_head"), _stacked(vaes, "logvar_head")
-        self._heads = torch.cat([mu[0], logvar[0]], dim=1), torch.cat([mu[1], logvar[1]], dim=1)
-        self._decoder1 = _stacked(vaes, "decoder1")
-        self._decoder2 = _stacked(vaes, "decoder2")
+        self._channels = vaes[0]["encoder.weight"].shape[1] if vaes else None
+        self._layers = {name: _stacked(vaes, name) for name in ("encoder", "decoder1", "decoder2")} if vaes else {}
+        if vaes:
+            mu, logvar = _stacked(vaes, "mu_head"), _stacked(vaes, "logvar_head")
+            self._layers["heads"] = torch.cat([mu[0], logvar[0]], dim=1), torch.cat([mu[1], logvar[1]], dim=1)
 
-    @property
-    def task_count(self) -> int:
-        """Number of tasks T."""
-        return self._count
+    def only(self, tasks: Sequence[int]) -> "VAEScorer":
+        """Return the scorer of the tasks with these numbers, in this order, to the bit as if it had been built for them."""
+        kept, rows = copy.copy(self), list(tasks)
+        kept._count = len(rows)
+        kept._layers = {name: (weights[rows], biases[rows]) for name, (weights, biases) in self._layers.items()}
+        return kept
 
     @torch.no_grad()
     def scores(self, features: Tensor) -> Tensor:
         """Return the score of every feature for every task, float64 [B, T] on the CPU; low means near.
 
         Args:
-            features: pooled embeddings [B, C], any floating dtype; B may be 0.
+            features: pooled embeddings [B, C] of the bank's C, any floating dtype; B may be 0.
 
         Raises:
-            DataError: features are not [B, C] with the bank's C, or hold NaN or infinity.
+            DataError: features hold NaN or infinity.
         """
         values = checked_features(features, self._channels, torch.float32)
         result = torch.empty((self._count, len(values)), dtype=torch.float32)
-        if self._count:
-            columns = values.T.contiguous()
-            step = max(1, _CHUNK_BYTES // (4 * max(values.shape[1], 2 * LATENT) * max(1, len(values))))
-            for start in range(0, self._count, step):
-                rows = slice(start, start + step)
-                result[rows] = self._score_tasks(rows, columns)
+        generator = None if self._seed is None else torch.Generator().manual_seed(self._seed)
+        columns = values.T.contiguous()
+        step = max(1, _CHUNK_BYTES // (4 * max(values.shape[1], 2 * LATENT) * max(1, len(values))))
+        for start in range(0, self._count, step):
+            rows = slice(start, start + step)
+            result[rows] = self._score_tasks(rows, columns, generator)
         return result.T.to(torch.float64).contiguous()
 
-    def _score_tasks(self, rows: slice, columns: Tensor) -> Tensor:
-        weight, bias = self._encoder
+    def _score_tasks(self, rows: slice, columns: Tensor, generator: torch.Generator | None) -> Tensor:
+        weight, bias = self._layers["encoder"]
         hidden = torch.addmm(bias[rows].reshape(-1, 1), weight[rows].flatten(0, 1), columns)
         hidden = functional.gelu(hidden.unflatten(0, (-1, weight.shape[1])))
-        mu, logvar = _apply(self._heads, rows, hidden).chunk(2, dim=1)
+        mu, logvar = _apply(self._layers["heads"], rows, hidden).chunk(2, dim=1)
         latent = mu
-        if self._generator is not None:
-            noise = torch.randn((mu.shape[0], mu.shape[2], LATENT), generator=self._generator).transpose(1, 2)
+        if generator is not None:
+            noise = torch.randn((mu.shape[0], mu.shape[2], LATENT), generator=generator).transpose(1, 2)
             latent = mu + noise * torch.exp(0.5 * logvar)
-        hidden = functional.gelu(_apply(self._decoder1, rows, latent))
-        error = _apply(self._decoder2, rows, hidden) - columns
-        return error.square_().mean(1) + self._beta * _kl(mu, logvar, 1)
+        hidden = functional.gelu(_apply(self._layers["decoder1"], rows, latent))
+        error = _apply(self._layers["decoder2"], rows, hidden) - columns
+        return error.square_().mean(1) + BETA * _kl(mu, logvar, 1)
 
 
 def _hidden(channels: int) -> int:
@@ -207,20 +193,6 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
 def _kl(mu: Tensor, logvar: Tensor, dim: int) -> Tensor:
     # expm1: near the collapsed posterior, exp(logvar) - 1 - logvar would cancel to float32 noise, times beta.
     return 0.5 * (mu.square() + torch.expm1(logvar) - logvar).sum(dim)
-
-
-def _channels_of(vaes: Sequence[Mapping[str, Tensor]]) -> int:
-    first = vaes[0].get("encoder.weight")
-    channels = int(first.shape[1]) if first is not None and first.ndim == 2 else 0
-    shapes = vae_shapes(channels)
-    for position, state in enumerate(vaes):
-        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        if found != shapes:
-            raise DataError(
-                f"the vae router of task {position} does not have the tensors of a task VAE over {channels} channels;"
-                " load it from a release made with the same backbone as the others"
-            )
-    return channels
 
 
 def _stacked(vaes: Sequence[Mapping[str, Tensor]], layer: str) -> tuple[Tensor, Tensor]:

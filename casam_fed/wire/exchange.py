@@ -93,18 +93,16 @@ class Logs:
 
 @dataclass(frozen=True, config=STRICT)
 class Request:
-    """What the aggregator asks for: which seed, and what the message kind needs beside it.
+    """What comes with every question of the aggregator.
 
-    `snapshot` and `receipt` come with a sync. A deployed aggregator sends its log instead of the snapshot, which follows
-    from it, and with the receipt its signed envelope. `last` asks an evaluation for the reports that only the last stage
-    has. `logs` is absent in a simulation.
+    Attributes:
+        receipt, receipt_envelope: with a sync: a decision about the site's release, and the same, signed.
+        logs: of its own log, which with a sync is followed by the entries that the site lacks; absent where a release is
+            asked for.
     """
 
-    seed: int
-    snapshot: str = ""
     receipt: Receipt | None = None
     receipt_envelope: Annotated[str, Field(max_length=8 << 10)] = ""
-    last: bool = False
     logs: Logs | None = None
 
 
@@ -126,7 +124,7 @@ class Hello:
 class Submission:
     """What accompanies a release: its digest, seconds spent on each part of making it, and its signed statement.
 
-    The statement is a DSSE envelope (casam_fed.audit.statement); a simulated site has no key and sends none.
+    The statement is a DSSE envelope (casam_fed.audit.statement), empty until a person has let the release go.
     """
 
     digest: Digest
@@ -145,16 +143,12 @@ class Synced:
 
 @dataclass(frozen=True, config=STRICT)
 class StageReport:
-    """Aggregate scores of one site's test images at one stage.
-
-    `without` maps a task to the reports of a bank from which that task was left out; filled when asked for.
-    """
+    """Aggregate scores of one site's test images at one stage."""
 
     zero_shot: RouteReport
     oracle: RouteReport
     gaussian: RouteReport
     vae: RouteReport
-    without: dict[Slug, dict[Slug, RouteReport]]
     seconds: Seconds
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from pydantic.dataclasses import dataclass
@@ -17,15 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from aggregator.dialogue import bytes_of, meet, text_of
+from aggregator.dialogue import bytes_of, text_of
 from casam_fed.errors import ExchangeError, ReleaseError
-from casam_fed.forms import MAX_RELEASE_BYTES, STRICT
+from casam_fed.forms import STRICT
 from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
 from casam_fed.method.fitting import adam, batch_at, fit, total_steps
 from casam_fed.method.task_data import EncodedImage
-from casam_fed.wire.exchange import decode_json, unwrap_bytes, wrap_bytes
-from site_client.client_app import answer, payload_of
-from site_client.site import Site
+from casam_fed.wire.exchange import decode_json
+from simulations.nodes import ask, meet
+from site_client.client_app import answer, bytes_record, payload_of
+from site_client.work import SiteWork
 
 __all__ = ["AVERAGE", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
 
@@ -70,12 +71,14 @@ def run_fedavg(
     Raises:
         ExchangeError: a site is missing, fails, or sends something that is not a layer like the one it got.
     """
-    dialogue, _ = meet(grid, sites, seed, say)
+    nodes = meet(grid, sites)
+    say(f"{len(nodes)} sites are online")
     result = FedAvgResult(sites)
     result.layer = layer_bytes(first)
     for number in range(rounds):
         turn = Turn(seed, number, rounds)
-        replies = dialogue.ask(AVERAGE, dict.fromkeys(sites, turn), {site: {"layer": result.layer} for site in sites})
+        arrays = {site: {"layer": result.layer} for site in sites}
+        replies = ask(grid, nodes, AVERAGE, dict.fromkeys(sites, turn), arrays)
         layers, weights = [], []
         for site in sites:
             sender = f"site {site}"
@@ -90,17 +93,17 @@ def run_fedavg(
     return result
 
 
-def add_fedavg(app: ClientApp, site_of: Callable[[Context, int], Site]) -> None:
+def add_fedavg(app: ClientApp, site_of: Callable[[Context, int], SiteWork]) -> None:
     """Let a simulated site's ClientApp take part in federated averaging."""
 
     @app.train("average")
     def average(message: Message, context: Context) -> Message:
         def work(turn: Turn) -> RecordDict:
-            arrays = message.content["arrays"]
-            data = unwrap_bytes(arrays["layer"].data, MAX_RELEASE_BYTES, "the aggregator")
+            data = bytes_of(message.content, "layer", "the aggregator")
             trained, turned = _take_turn(site_of(context, turn.seed), layer_of(data, "the aggregator"), turn)
-            array = Array("uint8", (len(trained),), "numpy.ndarray", wrap_bytes(trained))
-            return RecordDict({**payload_of(turned), "arrays": ArrayRecord({"layer": array})})
+            content = payload_of(turned)
+            content["arrays"] = bytes_record("layer", trained)
+            return content
 
         return answer(message, work, Turn)
 
@@ -125,7 +128,7 @@ def layer_of(data: bytes, sender: str) -> AlignmentLayer:
     return layer
 
 
-def _take_turn(site: Site, layer: AlignmentLayer, turn: Turn) -> tuple[bytes, Turned]:
+def _take_turn(site: SiteWork, layer: AlignmentLayer, turn: Turn) -> tuple[bytes, Turned]:
     """Take this round's part of the steps that the site would take for a layer of its own, with a fresh optimizer."""
     config, images = site.method, site.train_data().with_targets
     layer = layer.to(site.backbone.device)

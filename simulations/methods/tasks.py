@@ -17,7 +17,7 @@ from casam_fed.method.task_data import EncodedImage, encode_task
 from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.unseen import unseen_evaluator
 from simulations.stream_config import StreamConfig
-from site_client.site import shared_backbone
+from site_client.work import shared_backbone
 
 __all__ = ["StreamTask", "StreamTasks"]
 

@@ -1,6 +1,7 @@
 """`casam-site preview`: everything that would leave the building, to the last tensor."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,7 +53,7 @@ def preview_text(home: SiteHome, digest: str) -> str:
     return "\n".join(lines)
 
 
-def _content(home: SiteHome, digest: str) -> dict[str, object]:
+def _content(home: SiteHome, digest: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from casam_fed.bank.release import parse

@@ -1,7 +1,5 @@
 """An aggregator's folder and real deployed sites, met in this process: no Flower process, everything else as it is."""
 
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,8 @@ from aggregator.founding import create_home
 from aggregator.home import AggregatorConfig, Home
 from casam_fed.config import MethodConfig
 from casam_fed.wire.enrolment import open_request
-from site_client.deployed import DeployedSite
+from site_client.answering import AnsweringSite
+from site_client.client_app import make_client_app
 from site_client.home import SiteHome, create_site_home
 from site_client.join import ensure_trained
 from site_client.outbox import Outbox
@@ -40,10 +39,6 @@ def new_site(home: Home, path: Path, modality: str, seed: int = 1, images: int =
 def grid_of(*sites: SiteHome | Any) -> LoopbackGrid:
     """Return a grid whose nodes are these sites; what is no site's folder answers by itself."""
 
-    def found(site: SiteHome | Any) -> Callable[[int], Any]:
-        if not isinstance(site, SiteHome):
-            return lambda _seed: site
-        deployed = functools.cache(lambda: DeployedSite(site))
-        return lambda _seed: deployed()
-
-    return LoopbackGrid([found(site) for site in sites])
+    return LoopbackGrid(
+        [make_client_app(AnsweringSite(site) if isinstance(site, SiteHome) else site) for site in sites]
+    )

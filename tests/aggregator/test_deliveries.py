@@ -15,7 +15,7 @@ from aggregator.enrolment import welcome_of
 from aggregator.home import Home
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, revoke, rotate
-from aggregator.witness import Witness
+from aggregator.witness import SiteWitness
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.bank import layer_bank as bank
 from casam_fed.bank.layer_bank import LayerBank
@@ -26,7 +26,7 @@ from casam_fed.host.files import write_atomically
 from casam_fed.inference.segmenter import Segmenter, bank_router
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
-from site_client.deployed import DeployedSite
+from site_client.answering import AnsweringSite
 from site_client.home import SiteHome, renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
@@ -223,7 +223,7 @@ class Bad:
     def receive(self, receipt, envelope):
         self.receipt = receipt
 
-    def sync(self, snapshot, objects, logs):
+    def sync(self, objects, logs):
         raise RuntimeError("a text that must not travel")
 
     evaluate = None
@@ -329,7 +329,7 @@ def test_a_site_whose_log_forks_is_not_served_again(home, sites):
     again = delivered(home, sites["north"], forker)
     assert again["north"].error == ""
     assert "does not continue the one that was cosigned" in again["bad"].error
-    assert Witness(home).known("bad").size < 9
+    assert SiteWitness(home).shown("bad").size < 9
 
 
 def test_one_site_cannot_write_into_another_ones_record(home, sites):
@@ -352,7 +352,7 @@ def test_a_release_that_is_retired_stays_out(home, sites):
 
 def routed(site: SiteHome, way: str) -> tuple[dict[str, torch.Tensor], dict[str, tuple[str | None, bytes]]]:
     """The scores of a site's test images by task, and by image the task it is sent to and its masks, under its bank."""
-    evaluator = DeployedSite(site)._site._evaluator()
+    evaluator = AnsweringSite(site).work.evaluator()
     held = LayerBank(site.bank)
     router, segmenter = bank_router(held), Segmenter(evaluator.store.backbone, held)
     scores = router.scores(way, evaluator.features, held.background)

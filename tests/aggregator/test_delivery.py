@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from aggregator import decisions, delivery
 from aggregator.admission import Limits
 from aggregator.decisions import Decisions
-from aggregator.delivery import deliver, evaluate, plain
+from aggregator.delivery import Timing, deliver, evaluate, plain
 from aggregator.sites import enrol, revoke
 from casam_fed.backbone.catalogue import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
@@ -39,6 +39,7 @@ from casam_fed.wire.exchange import (
     encode_json,
     wrap_bytes,
 )
+from site_client.client_app import make_client_app
 from site_client.home import SiteHome, create_site_home
 from site_client.outbox import Outbox
 
@@ -48,6 +49,7 @@ from .deployed import grid_of
 from .small_sites import SmallSite, small_release, small_report
 
 Answer = Callable[[Message], Message]
+_TIMING = Timing()
 Answers = dict[str, tuple[str, Answer]]
 
 
@@ -55,7 +57,7 @@ class Grid(LoopbackGrid):
     """Sites by their number, some of whose answers are replaced, and some never come."""
 
     def __init__(self, *sites: SmallSite, silent: tuple[str, str] = ("", ""), answers: Answers | None = None) -> None:
-        super().__init__([lambda _seed, site=site: site for site in sites])
+        super().__init__([make_client_app(site) for site in sites])
         self.nodes = {site.name: number for number, site in enumerate(sites, start=1)}
         self._silent = (self.nodes.get(silent[0]), silent[1])
         for name, (kind, answer) in (answers or {}).items():
@@ -83,15 +85,15 @@ class Grid(LoopbackGrid):
         ]
 
 
-def delivered(home, *sites, said=None, **how):
+def delivered(home, *sites, said=None, timing=_TIMING, **how):
     """Run one delivery and return its results and the grid."""
     grid = Grid(*sites, **how)
-    return deliver(grid, home, grid.nodes, [].append if said is None else said.append), grid
+    return deliver(grid, home, grid.nodes, [].append if said is None else said.append, timing), grid
 
 
-def evaluated(home, *sites, said=None, **how):
+def evaluated(home, *sites, said=None, timing=_TIMING, **how):
     grid = Grid(*sites, **how)
-    return evaluate(grid, home, grid.nodes, [].append if said is None else said.append)
+    return evaluate(grid, home, grid.nodes, [].append if said is None else said.append, timing=timing)
 
 
 def answering(payload=None, arrays=None) -> Answer:
@@ -299,11 +301,12 @@ class TestMisbehaviour:
         ("kind", "entries"),
         [(HELLO, ["north", "south"]), (SUBMIT, ["north", "south"]), (SYNC, ["north", "rogue", "south"])],
     )
-    def test_who_never_answers_is_not_waited_for(self, small_home, north, rogue, south, monkeypatch, kind, entries):
-        monkeypatch.setattr(delivery, "_HELLO_S", 0.3)
-        monkeypatch.setattr(delivery, "_TRANSFER_S", 0.3 if kind != HELLO else 300.0)
+    def test_who_never_answers_is_not_waited_for(self, small_home, north, rogue, south, kind, entries):
+        timing = Timing(0.3, 0.3 if kind != HELLO else 300.0)
         began = time.monotonic()
-        result, _ = self.costs_only_itself(small_home, north, rogue, south, entries, silent=("rogue", kind))
+        result, _ = self.costs_only_itself(
+            small_home, north, rogue, south, entries, silent=("rogue", kind), timing=timing
+        )
         assert f"no answer to {kind} from rogue" in result.error
         assert time.monotonic() - began < 20
 
@@ -520,7 +523,7 @@ class TestEvaluate:
 
     def test_a_later_report_takes_the_place_of_an_earlier_one(self, small_home, north):
         evaluated(small_home, north)
-        north.evaluate = lambda last: small_report(iou=0.25)
+        north.evaluate = lambda: small_report(iou=0.25)
         evaluated(small_home, north)
         (path,) = small_home.reports.rglob("*.json")
         assert decode_json(StageReport, path.read_text(), "a test").gaussian.scores == {"iou": 0.25}
@@ -537,7 +540,7 @@ class TestEvaluate:
 
     def test_a_report_without_the_score_that_is_shown_is_kept_and_costs_nobody(self, small_home, north, south):
         said: list[str] = []
-        north.evaluate = lambda last: small_report(dice=0.5)
+        north.evaluate = lambda: small_report(dice=0.5)
         results = evaluated(small_home, north, south, said=said)
         assert {result.error for result in results.values()} == {""}
         assert said[0] == "north: IoU unknown, plain SAM unknown"
@@ -562,9 +565,9 @@ class TestEvaluate:
         assert results["south"].error == ""
         assert [path.name for path in small_home.reports.rglob("*.json")] == ["south.json"]
 
-    def test_who_never_answers_costs_only_itself(self, small_home, north, south, monkeypatch):
-        monkeypatch.setattr(delivery, "_EVALUATE_S", 0.3)
-        results = evaluated(small_home, north, south, silent=("north", EVALUATE_STAGE))
+    def test_who_never_answers_costs_only_itself(self, small_home, north, south):
+        timing = Timing(evaluate=0.3)
+        results = evaluated(small_home, north, south, silent=("north", EVALUATE_STAGE), timing=timing)
         assert "no answer to evaluate.stage from north" in results["north"].error
         assert results["south"].error == ""
 

@@ -19,8 +19,7 @@ class HalfUploadedGrid(LoopbackGrid):
     """Waits for node 1's bytes, as Flower does once a reply was announced."""
 
     def __init__(self) -> None:
-        super().__init__([])
-        self.apps = {1: _answering(), 2: _answering()}
+        super().__init__([_answering(), _answering()])
         self.uploaded = threading.Event()
         self.activated = {1: "first", 2: "first"}
 
@@ -43,7 +42,7 @@ def grid():
 
 def test_a_site_whose_upload_stalls_holds_up_no_other(grid):
     talk = Dialogue(grid, {"stalled": 1, "prompt": 2})
-    answers = talk.answers(talk.push(HELLO, {"stalled": Request(0), "prompt": Request(0)}), timeout=30)
+    answers = talk.answers(talk.push(HELLO, {"stalled": Request(), "prompt": Request()}), timeout=30)
     assert next(answers)[0] == "prompt"
     grid.uploaded.set()
     site, answer = next(answers)
@@ -53,7 +52,7 @@ def test_a_site_whose_upload_stalls_holds_up_no_other(grid):
 def test_a_site_that_restarts_during_its_upload_is_not_waited_for(grid, monkeypatch):
     monkeypatch.setattr(dialogue, "_AWAY_S", 0.1)
     talk = Dialogue(grid, {"stalled": 1, "prompt": 2})
-    answers = talk.answers(talk.push(HELLO, {"stalled": Request(0), "prompt": Request(0)}), timeout=30)
+    answers = talk.answers(talk.push(HELLO, {"stalled": Request(), "prompt": Request()}), timeout=30)
     assert next(answers)[0] == "prompt"
     grid.activated[1] = "again"
     site, answer = next(answers)
@@ -67,8 +66,10 @@ def test_what_goes_wrong_while_pulling_is_raised_to_the_caller(grid, monkeypatch
         raise ConnectionError("the SuperLink is gone")
 
     monkeypatch.setattr(grid, "pull_messages", broken)
+    talk = Dialogue(grid, {"prompt": 2})
+    pushed = talk.push(HELLO, {"prompt": Request()})
     with pytest.raises(ConnectionError, match="the SuperLink is gone"):
-        Dialogue(grid, {"prompt": 2}).ask(HELLO, {"prompt": Request(0)})
+        list(talk.answers(pushed, None))
 
 
 def _answering() -> ClientApp:

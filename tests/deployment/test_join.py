@@ -1,20 +1,13 @@
 """Hospitals join over TLS, and what they end with is what the simulation ends with."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from aggregator.stages import StreamPlan, run_stream
 from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.bank.snapshot import read_snapshot
-from casam_fed.config import MethodConfig
-from casam_fed.data.dataset import PhantomData
-from casam_fed.routing.background import background_of
-from site_client.site import Site
-from site_client.site_config import SiteConfig
 
-from ..loopback import LoopbackGrid
+from ..simulated import Simulated, phantom
 from .federation import METHOD, Federation, run
 
 MODALITIES = {"north": "endoscopy", "south": "stained_tissue", "west": "breast_ultrasound"}
@@ -57,23 +50,11 @@ def test_a_site_that_serves_gets_what_others_add(joined):
     assert read_snapshot(sites["north"].home / "work" / "seed-0" / "bank").digest == federation.bank()["digest"]
 
 
-def test_the_bank_is_that_of_the_simulation_to_the_bit(joined, mini_backbone, tmp_path):
+def test_the_bank_is_that_of_the_simulation_to_the_bit(joined, tmp_path):
     federation, _, _ = joined
-    method = replace(MethodConfig(**METHOD), threads=1)
-    sites = [
-        SiteConfig(name, PhantomData("phantom", modality, train=12, test=10, seed=1))
-        for name, modality in MODALITIES.items()
-    ]
-    grid = LoopbackGrid(
-        [
-            lambda seed, config=config: Site(config, method, tmp_path, tmp_path / config.name, seed, lambda text: None)
-            for config in sites
-        ]
-    )
-    plan = StreamPlan(
-        tuple(MODALITIES), (0,), "mini", mini_backbone.digest, background_of(mini_backbone), tmp_path / "stream"
-    )
-    assert run_stream(grid, plan, lambda text: None)["0"]["bank_digest"] == federation.bank()["digest"]
+    sites = [{**phantom(modality, train=12, test=10), "name": name} for name, modality in MODALITIES.items()]
+    simulated = Simulated(tmp_path, sites, method={**METHOD, "threads": 1}).finish()
+    assert simulated.collected[0]["bank_digest"] == federation.bank()["digest"]
 
 
 def test_the_aggregator_knows_the_scores_of_the_last_stage(joined):

@@ -29,7 +29,7 @@ from site_client.home import SiteHome
 from site_client.node import TaskLoop
 from site_client.online import supernode_command
 from site_client.outbox import Outbox
-from site_client.witness import Witness
+from site_client.witness import BankWitness
 
 from .federation import BIN, supervised, wait
 
@@ -201,7 +201,7 @@ class Malicious:
         self.home = SiteHome(hospital.home)
         self.welcome = self.home.welcome()
         self.answers = list(answers)
-        self.witness = Witness(self.home, self.welcome)
+        self.witness = BankWitness(self.home, self.welcome)
 
     def answer(self, message: Message, _context) -> Message:
         kind = message.metadata.message_type

@@ -13,8 +13,8 @@ from casam_fed.audit.event import Event
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import LOG, SYNC, Logs, Receipt, Request, encode_json, wrap_bytes
+from site_client.answering import AnsweringSite
 from site_client.client_app import make_client_app
-from site_client.deployed import DeployedSite
 from site_client.egress import Gate
 from site_client.home import SiteHome, create_site_home
 from site_client.release_log import ReleaseLog
@@ -48,14 +48,14 @@ def give_welcome(home: SiteHome, **changes: Any) -> None:
 
 def approve(home: SiteHome, digest: str) -> None:
     """Let a release go, as `casam-site join --yes` does."""
-    site = DeployedSite(home)
+    site = AnsweringSite(home)
     size = site.outbox.path(digest).stat().st_size
     site.outbox.approve(digest, size, home.settings.site.task_name, site.welcome, "option")
 
 
 def request_of(kind: str, request: object = None, arrays: dict[str, bytes] | None = None) -> Message:
     """Return a message of the aggregator."""
-    content = RecordDict({"payload": ConfigRecord({"json": encode_json(request or Request(0))})})
+    content = RecordDict({"payload": ConfigRecord({"json": encode_json(request or Request())})})
     if arrays:
         content["arrays"] = ArrayRecord({name: array_of(data) for name, data in arrays.items()})
     return Message(content, dst_node_id=1, message_type=kind)
@@ -70,8 +70,8 @@ class Asked:
     """A site's answers: its real handlers, in this process, and the gate."""
 
     def __init__(self, home: SiteHome) -> None:
-        self.home, self.site = home, DeployedSite(home)
-        self._app = make_client_app(lambda _context, _seed: self.site)
+        self.home, self.site = home, AnsweringSite(home)
+        self._app = make_client_app(self.site)
         self._gate = Gate(ReleaseLog(home), self.site.welcome.federation, self.site.outbox.is_approved)
 
     def send(self, message: Message) -> Message:
@@ -90,7 +90,7 @@ class Asked:
         sealed = signed_receipt(receipt).decode("ascii") if receipt else ""
         known = self.site.witness.shown(Logs()).size
         logs = Logs(checkpoint=log.note().data.decode())
-        request = Request(0, receipt=receipt, receipt_envelope=sealed, logs=logs)
+        request = Request(receipt=receipt, receipt_envelope=sealed, logs=logs)
         answer = self.ask(SYNC, request, {LOG: log.bundle(known), **(objects or {})})
         answer.pop("logs", None)
         return answer

@@ -38,7 +38,7 @@ VALUES = {
     HELLO: Hello("clinic", "polyp", "b" * 64, "c" * 64, {"torch": "2.4.1+cpu"}, ("d" * 64,), (DIGEST,)),
     SUBMIT: Submission(DIGEST, {"train": 1.5}, STATEMENT),
     SYNC: Synced("e" * 64, ("d" * 64,)),
-    EVALUATE_STAGE: StageReport(REPORT, REPORT, REPORT, REPORT, {"polyp": {"vae": REPORT}}, 2.5),
+    EVALUATE_STAGE: StageReport(REPORT, REPORT, REPORT, REPORT, 2.5),
 }
 WITHHELD = {"error": "Undeclared"}
 

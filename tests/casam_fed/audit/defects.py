@@ -37,9 +37,9 @@ from .exports import (
     digest_of,
     drafted,
     entries_of,
+    fingerprint_of,
     leave,
     made,
-    print_of,
     time_of,
 )
 from .forging import (
@@ -140,7 +140,7 @@ _bank("manifest of a bank with a site", "manifest-form", before=manifest(site=SI
 
 def under_another_key(draft: Draft) -> None:
     """Let the bank enrol another key for the site, and admit what came under it."""
-    draft.append("bank", "enrolled", {"key": print_of(STRANGER)}, {"site": SITE})
+    draft.append("bank", "enrolled", {"key": fingerprint_of(STRANGER)}, {"site": SITE})
     draft.append("bank", "admitted", *decided(made("tumour", key=STRANGER), entry=3, by="rule"))
 
 
@@ -178,7 +178,7 @@ _site(
     "checkpoint-origin",
     before=both(
         manifest(site="surgery"),
-        signs("bank", witnesses={"surgery": (site_origin("surgery", print_of(CLINIC)), CLINIC, 11)}),
+        signs("bank", witnesses={"surgery": (site_origin("surgery", fingerprint_of(CLINIC)), CLINIC, 11)}),
     ),
 )
 _bank("checkpoint of a stranger", "checkpoint-key", before=signs("bank", note=by_stranger))
@@ -361,10 +361,10 @@ _bank(
     before=forged("bank", "retired", content=says(log="casam-fed/bank/north/0123456789ab")),
 )
 _site("entry for another federation", "foreign", before=facts("site", "intent", federation="south"))
-_site("site log of another key", "foreign", before=subject("site", "began", key=print_of(STRANGER)))
+_site("site log of another key", "foreign", before=subject("site", "began", key=fingerprint_of(STRANGER)))
 _site("statement of another site at the beginning", "foreign", before=facts("site", "began", site=OTHER_SITE))
 _bank("bank log of another federation", "foreign", before=facts("bank", "began", federation="south"))
-_bank("bank log of another key", "foreign", before=subject("bank", "began", key=print_of(CLINIC)))
+_bank("bank log of another key", "foreign", before=subject("bank", "began", key=fingerprint_of(CLINIC)))
 
 # ---- Events in their order ----
 
@@ -392,7 +392,7 @@ def _admitted_again(draft: Draft) -> None:
 
 
 def _revoked_again(draft: Draft) -> None:
-    draft.append("bank", "revoked", {"key": print_of(HARBOUR_BEFORE)}, {"site": OTHER_SITE})
+    draft.append("bank", "revoked", {"key": fingerprint_of(HARBOUR_BEFORE)}, {"site": OTHER_SITE})
 
 
 _bank("empty log", "event-order", before=_all_out)
@@ -461,7 +461,7 @@ _bank(
 _bank(
     "cosigned by another site",
     "cosignature-key",
-    before=signs("bank", witnesses={SITE: (site_origin(OTHER_SITE, print_of(HARBOUR)), HARBOUR, 11)}),
+    before=signs("bank", witnesses={SITE: (site_origin(OTHER_SITE, fingerprint_of(HARBOUR)), HARBOUR, 11)}),
 )
 _bank(
     "cosigned what its owner had signed otherwise",

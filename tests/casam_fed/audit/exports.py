@@ -46,9 +46,12 @@ BANK_LOG = bank_origin(FEDERATION, fingerprint(BANK.public_key()))
 SITE_LOG = site_origin(SITE, fingerprint(CLINIC.public_key()))
 
 
-def print_of(key: Ed25519PrivateKey) -> str:
+def fingerprint_of(key: Ed25519PrivateKey) -> str:
     """Return the fingerprint of a key."""
     return fingerprint(key.public_key())
+
+
+print_of = fingerprint_of
 
 
 def digest_of(data: bytes | str) -> str:
@@ -246,7 +249,7 @@ def drafted(kind: str) -> Draft:
     site_witness = {"bank": (BANK_LOG, BANK, 18)}
     bank_witnesses = {SITE: (SITE_LOG, CLINIC, 11)}
     if kind == "bank":
-        bank_witnesses[OTHER_SITE] = (site_origin(OTHER_SITE, print_of(HARBOUR)), HARBOUR, 12)
+        bank_witnesses[OTHER_SITE] = (site_origin(OTHER_SITE, fingerprint_of(HARBOUR)), HARBOUR, 12)
     draft = Draft(
         kind,
         {
@@ -295,13 +298,13 @@ def receipt_of(
 
 
 def _draft_bank_log(draft: Draft) -> None:
-    subjects = {"key": print_of(BANK), "backbone": BACKBONE, "background": "d" * 64}
+    subjects = {"key": fingerprint_of(BANK), "backbone": BACKBONE, "background": "d" * 64}
     draft.append(
         "bank", "began", subjects, {"federation": FEDERATION, "backbone_name": "tiny", "code": CODE, "app": APP}
     )
-    draft.append("bank", "enrolled", {"key": print_of(CLINIC)}, {"site": SITE})
+    draft.append("bank", "enrolled", {"key": fingerprint_of(CLINIC)}, {"site": SITE})
     for event, key in (("enrolled", HARBOUR_BEFORE), ("revoked", HARBOUR_BEFORE), ("enrolled", HARBOUR)):
-        draft.append("bank", event, {"key": print_of(key)}, {"site": OTHER_SITE})
+        draft.append("bank", event, {"key": fingerprint_of(key)}, {"site": OTHER_SITE})
     draft.append("bank", "quarantined", *decided(POLYP, "Q201"))
     draft.append("bank", "admitted", *decided(CELL, entry=0, by="rule"))
     draft.append("bank", "refused", *decided(LESION, "R112"))
@@ -315,7 +318,7 @@ def _draft_bank_log(draft: Draft) -> None:
 
 
 def _draft_site_log(draft: Draft) -> None:
-    draft.append("site", "began", {"key": print_of(CLINIC)}, {"site": SITE, "code": CODE})
+    draft.append("site", "began", {"key": fingerprint_of(CLINIC)}, {"site": SITE, "code": CODE})
     leave(draft, "query.hello", '{"site":"clinic","task":"polyp"}')
     for each, told in (
         (POLYP, ("quarantined", "Q201", None)),

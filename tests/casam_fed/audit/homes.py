@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from .exports import BANK, CLINIC, FEDERATION, SITE, Draft, drafted, print_of, written
+from .exports import BANK, CLINIC, FEDERATION, SITE, Draft, drafted, fingerprint_of, written
 
-SITE_LOG = f"audit/log-{print_of(CLINIC)[:12]}"
-MIRROR = f"audit/bank-{FEDERATION}-{print_of(BANK)[:12]}"
+SITE_LOG = f"audit/log-{fingerprint_of(CLINIC)[:12]}"
+MIRROR = f"audit/bank-{FEDERATION}-{fingerprint_of(BANK)[:12]}"
 
 
 def site_home(folder: Path, draft: Draft | None = None) -> Path:
@@ -39,7 +39,7 @@ def bank_home(folder: Path, draft: Draft | None = None) -> Path:
         place = "bank/objects" if last.event == "admitted" else f"quarantine/{last.facts['site']}"
         _move(path, home / place / path.name)
     _private(home, "aggregator.yaml")
-    seen = home / "audit/sites" / SITE / print_of(CLINIC)[:12]
+    seen = home / "audit/sites" / SITE / fingerprint_of(CLINIC)[:12]
     seen.parent.mkdir(parents=True)
     seen.write_bytes(b"a checkpoint that the aggregator cosigned")
     return home

@@ -31,8 +31,8 @@ from .exports import (
     SITE_LOG,
     Draft,
     drafted,
+    fingerprint_of,
     leave,
-    print_of,
     write_keys,
     written,
 )
@@ -244,7 +244,7 @@ def test_home_export_and_log_tell_the_same(made, capsys, first, second):
 def test_one_log_is_shown_whole(made, capsys):
     assert shown(capsys, made / "site", "--log", "bank")[:-1] == shown(capsys, made / "bank")[:-2]
     assert shown(capsys, made / "site", "--log", "site") == shown(capsys, made / "of-site/home" / LOG_FOLDER)
-    fingerprint = print_of(CLINIC)
+    fingerprint = fingerprint_of(CLINIC)
     grouped = " ".join(fingerprint[place : place + 4] for place in range(0, 64, 4)).upper()
     assert shown(capsys, made / "of-site/home", "--key", grouped) == shown(capsys, made / "site")
 
@@ -264,7 +264,7 @@ def test_a_time_line_is_json(made, capsys):
         "log": "site",
         "index": 0,
         "event": "began",
-        "subjects": {"key": print_of(CLINIC)},
+        "subjects": {"key": fingerprint_of(CLINIC)},
         "facts": {"site": SITE, "code": "0.2.0"},
     }
     seen = {"by": BANK_LOG, "size": 18}
@@ -400,7 +400,7 @@ def test_exports_of_two_federations_are_not_compared(tmp_path, made, capsys):
 
 def test_logs_of_two_keys_are_not_compared(tmp_path, made, capsys):
     def change(draft: Draft) -> None:
-        draft.signed["bank"].origin = f"casam-fed/bank/{FEDERATION}/{print_of(HARBOUR)[:12]}"
+        draft.signed["bank"].origin = f"casam-fed/bank/{FEDERATION}/{fingerprint_of(HARBOUR)[:12]}"
         draft.signed["bank"].key = HARBOUR
 
     assert run(["diff", str(made / "bank"), str(another(tmp_path / "other", "bank", change))]) == 2
@@ -409,7 +409,7 @@ def test_logs_of_two_keys_are_not_compared(tmp_path, made, capsys):
 
 def test_logs_of_a_site_under_two_keys_are_not_compared_but_the_aggregators_is(tmp_path, made, capsys):
     def change(draft: Draft) -> None:
-        draft.signed["site"].origin = f"casam-fed/site/{SITE}/{print_of(HARBOUR)[:12]}"
+        draft.signed["site"].origin = f"casam-fed/site/{SITE}/{fingerprint_of(HARBOUR)[:12]}"
         draft.signed["site"].key = HARBOUR
 
     code, lines = compared(capsys, made / "site", another(tmp_path / "other", "site", change))
@@ -447,7 +447,7 @@ def test_an_entry_is_json(made, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["event"]["event"] == "revoked"
     assert found["size"] == 13
-    assert found["key"] == print_of(BANK)
+    assert found["key"] == fingerprint_of(BANK)
     assert json.loads(found["bytes"])["payloadType"] == "application/vnd.in-toto+json"
     assert run(["entry", str(made / "bank"), "0"]) == 0
     assert "the log begins" in capsys.readouterr().out

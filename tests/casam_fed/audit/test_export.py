@@ -28,7 +28,7 @@ from .exports import (
     VESSEL,
     digest_of,
     drafted,
-    print_of,
+    fingerprint_of,
     time_of,
     write_keys,
     written,
@@ -213,20 +213,20 @@ def test_entries_that_no_checkpoint_counts_yet_are_left_out(tmp_path):
 def older_log(home: Path, *, minute: int) -> str:
     """Give a site the log of another key, whose last entry is of that minute; return its first digits."""
     draft = drafted("site")
-    draft.signed["site"].origin = f"casam-fed/site/{SITE}/{print_of(STRANGER)[:12]}"
+    draft.signed["site"].origin = f"casam-fed/site/{SITE}/{fingerprint_of(STRANGER)[:12]}"
     draft.signed["site"].key = STRANGER
     draft.lines["site"] = draft.lines["site"][:3]
     draft.lines["site"][-1].time = time_of(minute)
     written(draft, home.parent / "other")
-    shutil.move(home.parent / "other/site", home / f"audit/log-{print_of(STRANGER)[:12]}")
-    return print_of(STRANGER)[:12]
+    shutil.move(home.parent / "other/site", home / f"audit/log-{fingerprint_of(STRANGER)[:12]}")
+    return fingerprint_of(STRANGER)[:12]
 
 
 @pytest.mark.parametrize("minute", [2, 99])
 def test_of_several_logs_the_newest_is_taken(tmp_path, minute):
     home = site_home(tmp_path)
     other = older_log(home, minute=minute)
-    expected = other if minute == 99 else print_of(CLINIC)[:12]
+    expected = other if minute == 99 else fingerprint_of(CLINIC)[:12]
     assert find_home(home).logs["site"].name == f"log-{expected}"
     export(home, tmp_path / "out")
     assert f"/{expected}\n" in (tmp_path / "out/site/checkpoint").read_text()
@@ -246,11 +246,11 @@ def test_a_log_is_chosen_by_its_key(tmp_path):
 def test_of_several_aggregators_the_one_of_the_log_is_taken(tmp_path):
     home = site_home(tmp_path)
     draft = drafted("site")
-    draft.signed["bank"].origin = f"casam-fed/bank/south/{print_of(HARBOUR)[:12]}"
+    draft.signed["bank"].origin = f"casam-fed/bank/south/{fingerprint_of(HARBOUR)[:12]}"
     draft.signed["bank"].key = HARBOUR
     draft.lines["bank"][-1].time = time_of(99)
     written(draft, tmp_path / "other")
-    shutil.move(tmp_path / "other/bank", home / f"audit/bank-south-{print_of(HARBOUR)[:12]}")
+    shutil.move(tmp_path / "other/bank", home / f"audit/bank-south-{fingerprint_of(HARBOUR)[:12]}")
     assert find_home(home).logs["bank"] == home / MIRROR
     assert export(home, tmp_path / "out").manifest.federation == FEDERATION
 

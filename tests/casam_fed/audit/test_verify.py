@@ -39,9 +39,9 @@ from .exports import (
     decided,
     digest_of,
     drafted,
+    fingerprint_of,
     leave,
     made,
-    print_of,
     tell,
     write_keys,
     written,
@@ -104,7 +104,7 @@ def test_the_export_of_a_bank_tells_what_is_in_it(tmp_path):
 def test_what_one_more_key_would_check_is_told(tmp_path):
     """A site without a release in the bank cannot be asked for: its cosignature is left alone, and that is said."""
     draft = drafted("bank")
-    draft.append("bank", "enrolled", {"key": print_of(BANK)}, {"site": "harbour-2"})
+    draft.append("bank", "enrolled", {"key": fingerprint_of(BANK)}, {"site": "harbour-2"})
     draft.signed["bank"].witnesses["harbour-2"] = ("casam-fed/site/harbour-2/0123456789ab", BANK, 3)
     report = verified(tmp_path, draft)
     assert report.result == "verified"
@@ -370,11 +370,11 @@ def test_no_change_of_keys_hides_what_a_site_never_sent(events):
 
 def test_a_key_that_somebody_enrols_in_the_name_of_a_site_is_found_by_what_it_admits(tmp_path):
     draft = drafted("site")
-    draft.append("bank", "enrolled", {"key": print_of(BANK)}, {"site": SITE})
+    draft.append("bank", "enrolled", {"key": fingerprint_of(BANK)}, {"site": SITE})
     (tmp_path / "enrolled").mkdir()
     report = verified(tmp_path / "enrolled", draft)
     assert (report.result, len(report.notes)) == ("verified", 1)
-    assert f"another key for this site, {print_of(BANK)[:12]}, and 0 admitted under it" in report.notes[0]
+    assert f"another key for this site, {fingerprint_of(BANK)[:12]}, and 0 admitted under it" in report.notes[0]
     draft.append("bank", "admitted", *decided(made("tumour", SITE, BANK), entry=3, by="rule"))
     report = verified(tmp_path, draft)
     assert (report.result, report.code, report.exit_code) == ("incomplete", "key-missing", 2)

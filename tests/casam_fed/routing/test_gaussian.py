@@ -1,13 +1,11 @@
-"""The gaussian router: statistics that merge, OAS shrinkage, and all tasks in one computation."""
-
-import itertools
+"""The gaussian router: statistics, OAS shrinkage, and all tasks in one computation."""
 
 import numpy as np
 import pytest
 import torch
 
 from casam_fed.errors import DataError
-from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics, merge, oas_shrinkage
+from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics, oas_shrinkage
 
 C = 6
 PLAIN = Background(torch.zeros(C, dtype=torch.float64), torch.ones(C, dtype=torch.float64))
@@ -62,18 +60,6 @@ def test_permuting_the_tasks_permutes_the_scores():
     order = [2, 0, 3, 1]
     scores = GaussianScorer(tasks, PLAIN).scores(images)
     assert torch.equal(GaussianScorer([tasks[i] for i in order], PLAIN).scores(images), scores[:, order])
-
-
-def test_statistics_of_two_sites_merge_to_those_of_all_images():
-    parts = [features(count, seed, seed) for seed, count in enumerate((1, 7, 30))]
-    whole = GaussianStatistics.from_features(torch.cat(parts))
-    for order in itertools.permutations(parts):
-        merged = GaussianStatistics.from_features(order[0])
-        for part in order[1:]:
-            merged = merge(merged, GaussianStatistics.from_features(part))
-        assert merged.count == whole.count
-        torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-12)
 
 
 def test_few_images_shrink_more_than_many():

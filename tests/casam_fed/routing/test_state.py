@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from casam_fed.errors import ConfigError, DataError, ReleaseError, TrainingError
-from casam_fed.routing.calibration import plan_folds, threshold_from
+from casam_fed.errors import ReleaseError, TrainingError
+from casam_fed.routing.calibration import plan_folds
 from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics
 from casam_fed.routing.state import RouterOptions, fit_routers, router_state_from, router_tensors
 from casam_fed.routing.vae import TaskVAE, VAEScorer
@@ -91,11 +91,11 @@ def test_more_tasks_and_images_than_one_chunk_score_like_one_by_one():
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_sampling_scorer_draws_the_latents_of_its_generator():
+def test_a_sampling_scorer_draws_the_latents_of_its_seed():
     vae = TaskVAE(C, torch.Generator().manual_seed(3)).requires_grad_(False)
     images, seed = features(4, 9), 11
     noise = torch.randn((9, 64), generator=torch.Generator().manual_seed(seed))
-    scores = VAEScorer([vae.state_dict()], generator=torch.Generator().manual_seed(seed)).scores(images)
+    scores = VAEScorer([vae.state_dict()], seed).scores(images)
     torch.testing.assert_close(scores[:, 0], vae.score(images, noise).double(), rtol=1e-5, atol=1e-5)
 
 
@@ -108,12 +108,19 @@ def test_an_empty_bank_and_an_empty_batch_have_scores_too():
     assert VAEScorer([state]).scores(features(0, 0)).shape == (0, 1)
 
 
-def test_features_of_another_backbone_are_refused():
-    site = GaussianStatistics.from_features(features(0, 5))
-    state = TaskVAE(C, torch.Generator().manual_seed(0)).state_dict()
-    for scorer in (GaussianScorer([site], BACKGROUND), VAEScorer([state])):
-        with pytest.raises(DataError, match="9 channels"):
-            scorer.scores(features(0, 3, 9))
+@pytest.mark.parametrize("kept", [[], [1], [3, 0], [0, 1, 2, 3]])
+def test_leaving_tasks_out_gives_the_bits_of_a_scorer_that_never_knew_them(kept):
+    images = features(9, 40)
+    background = Background.from_features(features(2, 100))
+    sites = [GaussianStatistics.from_features(features(seed, 10) + seed / 10) for seed in range(4)]
+    vaes = [TaskVAE(C, torch.Generator().manual_seed(seed)).state_dict() for seed in range(4)]
+    whole = GaussianScorer(sites, background), VAEScorer(vaes), VAEScorer(vaes, seed=5)
+    few_sites, few_vaes = [sites[number] for number in kept], [vaes[number] for number in kept]
+    few = GaussianScorer(few_sites, background), VAEScorer(few_vaes), VAEScorer(few_vaes, seed=5)
+    for scorer, expected in zip(whole, few, strict=True):
+        before = scorer.scores(images)
+        assert torch.equal(scorer.only(kept).scores(images), expected.scores(images))
+        assert torch.equal(scorer.scores(images), before)
 
 
 @pytest.mark.parametrize("count", [1, 4])
@@ -145,10 +152,3 @@ def test_small_sites_still_have_folds_with_something_to_train_on(case):
     owners = [{patients[index] for index in fold} for fold in plan.held_out]
     assert (sum(map(len, owners)) == len(sizes)) is together
     assert (plan.note is not None) is noted
-
-
-def test_options_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="folds"):
-        plan_folds(["a", "b", "c"], 1)
-    with pytest.raises(ConfigError, match="percentile"):
-        threshold_from(torch.arange(4.0), 30.0)

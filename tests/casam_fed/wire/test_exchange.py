@@ -28,7 +28,7 @@ REPORT = RouteReport(3, {"iou": 0.5}, {"a": 2, "unknown": 1}, (0, 3), 3)
     "value",
     [
         Request(3, "{}", Receipt("a" * 64, "admitted", 0), last=True),
-        StageReport(REPORT, REPORT, REPORT, REPORT, {"a": {"vae": REPORT}}, 1.5),
+        StageReport(REPORT, REPORT, REPORT, REPORT, 1.5),
     ],
 )
 def test_a_payload_survives_the_way(value):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord
+from flwr.clientapp import ClientApp
 from safetensors.torch import load, save
 
 from casam_fed.data.dataset import PhantomData
@@ -11,8 +12,10 @@ from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.method.training import train_alignment
 from casam_fed.wire.exchange import unwrap_bytes, wrap_bytes
 from simulations.methods.fedavg import AVERAGE, add_fedavg, layer_bytes, run_fedavg
-from site_client.site import Site
+from simulations.nodes import Named
+from site_client.client_app import answer, payload_of
 from site_client.site_config import SiteConfig
+from site_client.work import SiteWork
 
 from ...loopback import LoopbackGrid
 from .streams import METHOD
@@ -29,8 +32,21 @@ def sites(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CASAM_CACHE", str(folder / "cache"))
         yield {
-            config.name: Site(config, METHOD, folder, folder / config.name, 0, lambda text: None) for config in CONFIGS
+            config.name: SiteWork(config, METHOD, folder, folder / config.name, 0, lambda text: None)
+            for config in CONFIGS
         }
+
+
+def node(site: SiteWork) -> ClientApp:
+    """Return the app of a node that stands for a site and takes part in federated averaging."""
+    app = ClientApp()
+
+    @app.query("name")
+    def name(message, context):
+        return answer(message, lambda _request: payload_of(Named(site.config.name)))
+
+    add_fedavg(app, lambda _context, _seed: site)
+    return app
 
 
 class BackwardsGrid(LoopbackGrid):
@@ -41,7 +57,7 @@ class BackwardsGrid(LoopbackGrid):
 
 
 def average(sites, names=("heart", "scope"), rounds=1, kind=LoopbackGrid):
-    grid = kind([lambda seed, name=name: sites[name] for name in names], add_fedavg)
+    grid = kind([node(sites[name]) for name in names])
     first = AlignmentLayer(128, METHOD.blocks, seed=0)
     return run_fedavg(grid, names, first, 0, rounds, lambda text: None), grid
 
@@ -104,7 +120,7 @@ def test_what_is_no_layer_like_the_others_is_refused_and_the_sender_named(sites,
 
 
 def test_a_site_refuses_a_layer_that_is_none(sites):
-    grid = LoopbackGrid([lambda seed: sites["heart"]], add_fedavg)
+    grid = LoopbackGrid([node(sites["heart"])])
 
     class NoLayer(AlignmentLayer):
         def state_dict(self):

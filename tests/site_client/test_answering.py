@@ -20,11 +20,11 @@ from casam_fed.bank.release import parse
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError
 from casam_fed.host.files import sha256_bytes
 from casam_fed.wire.exchange import EVALUATE_STAGE, HELLO, LOG, SUBMIT, SYNC, Logs, Receipt, Request, encode_json
-from site_client.deployed import DeployedSite
+from site_client.answering import AnsweringSite
 from site_client.home import renew_keys
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
-from site_client.site import Site
+from site_client.work import SiteWork
 
 from ..casam_fed.bank.bank_logs import shown_log
 from ..casam_fed.wire.welcomes import AGGREGATOR
@@ -94,15 +94,15 @@ class TestHello:
         assert "_site" not in vars(asked.site)
 
     def test_sites_with_the_same_method_say_the_same_whatever_their_machines(self, home):
-        one = DeployedSite(home).hello(None).config_digest
+        one = AnsweringSite(home).hello(None).config_digest
         settings = home.path / "site.yaml"
         settings.write_text(settings.read_text().replace("threads: 1", "threads: 7"))
-        assert DeployedSite(type(home)(home.path)).hello(None).config_digest == one
+        assert AnsweringSite(type(home)(home.path)).hello(None).config_digest == one
 
     def test_without_a_welcome_there_is_no_site(self, home):
         (home.path / "WELCOME.json").unlink()
         with pytest.raises(EnrolmentError, match=r"send .*REQUEST.json to the aggregator's operator"):
-            DeployedSite(home)
+            AnsweringSite(home)
 
 
 class TestSubmit:
@@ -123,7 +123,7 @@ class TestSubmit:
 
     def test_it_never_trains_inside_the_handler(self, tmp_path, monkeypatch):
         """Training takes hours, and Flower would give the message up: so it happens before, without network."""
-        monkeypatch.setattr(Site, "release", lambda self: pytest.fail("trained inside the handler"))
+        monkeypatch.setattr(SiteWork, "train", lambda self: pytest.fail("trained inside the handler"))
         empty = Asked(welcomed_home(tmp_path / "untrained"))
         assert empty.ask(SUBMIT) == {"error": "ExchangeError"}
         assert empty.ask(HELLO)["outbox"] == []
@@ -285,24 +285,24 @@ class TestSync:
         (signature,) = note.signatures
         forged = dataclasses.replace(signature, value=bytes(64))
         logs = Logs(checkpoint=dataclasses.replace(note, signatures=(forged,)).data.decode())
-        assert holding.ask(SYNC, Request(0, logs=logs)) == {"error": "LogError"}
+        assert holding.ask(SYNC, Request(logs=logs)) == {"error": "LogError"}
         assert not holding.home.stopped.exists()
 
     def test_a_bare_snapshot_as_the_simulation_sends_it_says_nothing(self, site, banks):
-        request = Request(0, banks[2].snapshot().data.decode())
+        request = Request(banks[2].snapshot().data.decode())
         assert site.ask(SYNC, request, objects_of(banks[2])) == {"error": "LogError"}
         assert not (site.home.seeded / "bank").exists()
 
     @pytest.mark.parametrize("text", ["x", "\u2014", "casam-fed/bank/test/000000000000\n1\n", " ", "0\n" * 5000])
     def test_what_is_no_checkpoint_is_refused(self, holding, text):
-        assert holding.ask(SYNC, Request(0, logs=Logs(checkpoint=text))) == {"error": "LogError"}
-        assert holding.ask(HELLO, Request(0, logs=Logs(witnessed=text))) == {"error": "LogError"}
+        assert holding.ask(SYNC, Request(logs=Logs(checkpoint=text))) == {"error": "LogError"}
+        assert holding.ask(HELLO, Request(logs=Logs(witnessed=text))) == {"error": "LogError"}
 
     @pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b + b"x", lambda b: b"", lambda b: b[2:]])
     def test_entries_cut_or_with_an_addition_are_refused(self, site, banks, change):
         log = log_of(banks[2])
         logs = Logs(checkpoint=log.note().data.decode())
-        answer = site.ask(SYNC, Request(0, logs=logs), {LOG: change(log.bundle(0)), **objects_of(banks[2])})
+        answer = site.ask(SYNC, Request(logs=logs), {LOG: change(log.bundle(0)), **objects_of(banks[2])})
         assert answer["error"] in ("LogError", "ForkedError")
         assert not (site.home.seeded / "bank").exists()
 
@@ -344,7 +344,7 @@ class TestSync:
 
     def test_each_is_the_witness_of_the_other(self, site, banks):
         site.sync(log_of(banks[1]), objects_of(banks[1]))
-        shown = Logs(**site.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        shown = Logs(**site.ask(HELLO, Request(logs=Logs()))["logs"])
         key = site.home.signing_key().public_key()
         own = read_note(shown.checkpoint.encode(), "clinic")
         check_signed(own, key)
@@ -353,7 +353,7 @@ class TestSync:
         check_cosigned(bank, own.checkpoint.origin, key)
         assert shown.size == len(log_of(banks[1]).entries)
         cosigned_by_it = cosigned(own, log_of(banks[1]).origin, AGGREGATOR, 1_800_000_000)
-        later = site.ask(HELLO, Request(0, logs=Logs(witnessed=cosigned_by_it.data.decode(), size=own.checkpoint.size)))
+        later = site.ask(HELLO, Request(logs=Logs(witnessed=cosigned_by_it.data.decode(), size=own.checkpoint.size)))
         assert ReleaseLog(site.home).log().witnessed("bank") == cosigned_by_it
         newer = read_note(later["logs"]["checkpoint"].encode(), "clinic").checkpoint
         path = [bytes.fromhex(each) for each in later["logs"]["consistency"]]
@@ -367,7 +367,7 @@ class TestSync:
             own.note,
             cosigned(sign_checkpoint(own.checkpoint, OTHER), bank, AGGREGATOR, 1),
         ):
-            answer = site.ask(HELLO, Request(0, logs=Logs(witnessed=note.data.decode())))
+            answer = site.ask(HELLO, Request(logs=Logs(witnessed=note.data.decode())))
             assert answer["error"] in ("LogError", "UnsignedError")
             assert ReleaseLog(site.home).log().witnessed("bank") is None
         assert not site.home.stopped.exists()
@@ -379,7 +379,7 @@ class TestSync:
         own, bank = ReleaseLog(site.home).log(), log_of(banks[0]).origin
         lost = sign_checkpoint(Checkpoint(own.checkpoint.origin, size, bytes(32)), site.home.signing_key())
         note = cosigned(lost, bank, AGGREGATOR, 1)
-        assert site.ask(HELLO, Request(0, logs=Logs(witnessed=note.data.decode()))) == {"error": "ForkedError"}
+        assert site.ask(HELLO, Request(logs=Logs(witnessed=note.data.decode()))) == {"error": "ForkedError"}
         assert "put the newest copy of audit/ back" in site.home.stopped.read_text()
 
     def test_after_a_change_of_keys_the_bank_log_is_cosigned_anew(self, site, banks):
@@ -387,10 +387,10 @@ class TestSync:
         renew_keys(site.home)
         give_welcome(site.home)
         renewed = Asked(site.home)
-        shown = Logs(**renewed.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        shown = Logs(**renewed.ask(HELLO, Request(logs=Logs()))["logs"])
         assert (shown.witnessed, shown.size) == ("", len(log_of(banks[1]).entries))
         renewed.sync(log_of(banks[2]), objects_of(banks[2]))
-        shown = Logs(**renewed.ask(HELLO, Request(0, logs=Logs()))["logs"])
+        shown = Logs(**renewed.ask(HELLO, Request(logs=Logs()))["logs"])
         key = site.home.signing_key().public_key()
         origin = read_note(shown.checkpoint.encode(), "clinic").checkpoint.origin
         check_cosigned(read_note(shown.witnessed.encode(), "clinic"), origin, key)
@@ -434,7 +434,7 @@ class TestSync:
         assert holding.bank == snapshot.digest
 
     def test_an_array_that_is_not_plain_bytes_is_refused(self, site, banks):
-        message = request_of(SYNC, Request(0), objects_of(banks[0]))
+        message = request_of(SYNC, Request(), objects_of(banks[0]))
         array = next(iter(message.content["arrays"].values()))
         array.data = array.data.replace(b"|u1", b"|i1")
         assert dict(site.send(message).content["payload"]) == {"error": "ExchangeError"}
@@ -457,12 +457,10 @@ class TestEvaluate:
             assert all(count >= 10 for count in told[way]["chosen"].values())
             assert set(told[way]["chosen"].items()) <= set(kept[way]["chosen"].items())
 
-    def test_whatever_is_asked_no_bank_with_a_task_left_out_is_scored(self, holding, monkeypatch):
-        asked = []
-        honest = Site.evaluate
-        monkeypatch.setattr(Site, "evaluate", lambda self, last: asked.append(last) or honest(self, last))
-        told = holding.ask(EVALUATE_STAGE, Request(0, last=True))
-        assert (asked, told["without"], told["seconds"]) == ([False], {}, 0)
+    def test_whoever_asks_for_more_than_was_agreed_is_told_nothing(self, holding):
+        """Each bank with a task left out would be one more question about the same images."""
+        assert holding.ask(EVALUATE_STAGE, {"without": ["polyp"]}) == {"error": "ExchangeError"}
+        assert holding.ask(EVALUATE_STAGE)["seconds"] == 0
 
     def test_with_too_few_test_images_nothing_is_told_and_the_site_still_knows(self, home, banks, caplog):
         settings = home.path / "site.yaml"

@@ -1,4 +1,4 @@
-"""One picture that shows, for one image, what plain SAM and the bank make of it. It is drawn and stays at the site."""
+"""One picture that shows, for one image, what plain SAM and the bank make of it; only a researcher may look."""
 
 import io
 from typing import Any

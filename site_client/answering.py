@@ -1,8 +1,8 @@
-"""A deployed site as its handlers see it: releases only what was approved, and believes only what the aggregator signed."""
+"""How a site answers its aggregator: it releases only what was approved, and believes only what the aggregator signed."""
 
 import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,22 +12,27 @@ from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.snapshot import Snapshot
 from casam_fed.errors import ExchangeError, WithheldError
 from casam_fed.host.files import sha256_bytes, sha256_file, write_atomically
+from casam_fed.wire.enrolment import Welcome
 from casam_fed.wire.evaluation_report import withheld
 from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, encode_json
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 from site_client.release_log import ReleaseLog
-from site_client.site import Site, versions
-from site_client.witness import Witness
+from site_client.witness import BankWitness
+from site_client.work import SiteWork, versions
 
-__all__ = ["DeployedSite"]
+__all__ = ["AnsweringSite", "work_of"]
 
 
-class DeployedSite:
+class AnsweringSite:
     """Answers the aggregator for one hospital. It never trains: that is done before, without network."""
 
-    def __init__(self, home: SiteHome) -> None:
+    def __init__(self, home: SiteHome, say: Callable[[str], None] | None = None) -> None:
         """Read the site's welcome.
+
+        Args:
+            home: the site.
+            say: takes sentences about the work on images; None: they go to the site's progress file, as all others do.
 
         Raises:
             EnrolmentError, KeyFileError: as `SiteHome.welcome`.
@@ -35,13 +40,14 @@ class DeployedSite:
         self.home = home
         self.welcome = home.welcome()
         self.outbox = Outbox(home)
-        self.witness = Witness(home, self.welcome)
+        self.witness = BankWitness(home, self.welcome)
+        self._say_work = say or home.say
 
     def hear(self, logs: Logs, tail: bytes) -> None:
         """Take in what the aggregator shows of its own log, and what it has cosigned of this site's.
 
         Raises:
-            CasamError: as `Witness.hear`.
+            CasamError: as `BankWitness.hear`.
         """
         self.witness.hear(logs, tail)
 
@@ -88,7 +94,7 @@ class DeployedSite:
         write_atomically(self.outbox.receipt_path(receipt.digest), encode_json(receipt).encode())
         self.home.say(f"the aggregator says: {receipt.outcome} {receipt.code} {receipt.reason}".rstrip())
 
-    def sync(self, _snapshot: bytes, objects: Mapping[str, bytes], logs: Logs | None) -> Synced:
+    def sync(self, objects: Mapping[str, bytes], logs: Logs | None) -> Synced:
         """Bring the copy of the bank to what the aggregator's log says, as far as it was heard.
 
         The objects may come in portions: until all are here they wait in a folder of their own, the copy stays as it is,
@@ -112,19 +118,18 @@ class DeployedSite:
             return Synced("", tuple(self._held()), shown)
         waiting = {path.stem: path.read_bytes() for path in self._incoming.glob("*.safetensors")}
         waiting = {digest: data for digest, data in waiting.items() if sha256_bytes(data) == digest}
-        synced = self._site.sync(snapshot.data, waiting)
+        self.work.mirror(snapshot, waiting)
         shutil.rmtree(self._incoming, ignore_errors=True)
         self.home.say(f"the bank has {len(snapshot.active)} tasks, digest {snapshot.digest[:12]}")
-        return replace(synced, logs=shown)
+        return Synced(snapshot.digest, tuple(self._held()), shown)
 
-    def evaluate(self, _last: bool) -> StageReport:
+    def evaluate(self) -> StageReport:
         """Score the site's test images under its copy of the bank; small groups are kept back from what leaves.
 
         Raises:
             WithheldError: there are too few test images to tell anything.
         """
-        # Never with tasks left out, whatever is asked: each such bank would be one more question about the same images.
-        report = self._site.evaluate(False)
+        report = self.work.evaluate()
         bank = LayerBank(self.home.bank).snapshot()
         write_atomically(self.home.stage(bank.digest), encode_json(report).encode())
         self.home.say(f"scored the test images under bank {bank.digest[:12]}")
@@ -132,7 +137,7 @@ class DeployedSite:
         if report.zero_shot.images < least:
             raise WithheldError(f"fewer than {least} test images: their scores stay here")
         ways = {name: withheld(getattr(report, name), least) for name in ("zero_shot", "oracle", "gaussian", "vae")}
-        return replace(report, **ways, without={}, seconds=0.0)
+        return replace(report, **ways, seconds=0.0)
 
     def _forget_unnamed(self, snapshot: Snapshot) -> None:
         """Remove what earlier portions have left that this snapshot does not need: it must not pile up."""
@@ -151,6 +156,11 @@ class DeployedSite:
         return sorted({path.stem for path in paths if sha256_file(path) == path.stem})
 
     @functools.cached_property
-    def _site(self) -> Site:
-        home = self.home
-        return Site(home.settings.site, home.method(self.welcome), home.path, home.work, home.settings.seed, home.say)
+    def work(self) -> SiteWork:
+        """The site's own work; made when it is first needed, as that loads the backbone and lists the data."""
+        return work_of(self.home, self.welcome, self._say_work)
+
+
+def work_of(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> SiteWork:
+    """Return the work of the site in a folder, by the method of a welcome."""
+    return SiteWork(home.settings.site, home.method(welcome), home.path, home.work, home.settings.seed, say)

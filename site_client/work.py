@@ -1,7 +1,7 @@
-"""A site at work, without any network: encode, train, release, sync, evaluate.
+"""A site's own work, without any network: encode, train, keep a copy of the bank, evaluate.
 
-Everything private (images, embeddings, masks, scores per image, checkpoints, overlays) stays below the site's own folder
-and the embedding store.
+Everything private (images, embeddings, masks, scores per image, checkpoints) stays below the site's own folder and the
+embedding store. What of it may leave is decided elsewhere (site_client.answering, site_client.egress).
 """
 
 import functools
@@ -27,7 +27,6 @@ from casam_fed.data.dataset import Dataset, open_dataset
 from casam_fed.data.split import check_counts
 from casam_fed.host.files import cache_dir, write_atomically
 from casam_fed.inference.evaluation import Evaluator
-from casam_fed.inference.metrics import iou
 from casam_fed.inference.segmenter import Segmenter, bank_router
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.task_data import TaskData, encode_task
@@ -35,28 +34,40 @@ from casam_fed.method.training import Progress, train_alignment
 from casam_fed.routing.background import background_of
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.state import RouterOptions, fit_routers
-from casam_fed.wire.evaluation_report import RouteReport
-from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced
-from site_client.overlays import draw_overlay
+from casam_fed.wire.exchange import StageReport, Submission
 from site_client.site_config import SiteConfig
 
-__all__ = ["Site", "shared_backbone", "versions"]
+__all__ = ["SiteWork", "shared_backbone", "versions"]
 
 Say = Callable[[str], None]
 
 T = TypeVar("T")
 
-_OVERLAYS = 3
+_IN_CARD = (
+    "fit",
+    "epochs",
+    "min_steps",
+    "batch_size",
+    "masks_per_image",
+    "learning_rate",
+    "point_share",
+    "box_jitter",
+    "folds",
+    "folds_by",
+    "percentile",
+    "vae_sampled",
+)
+"""Choices of the method that a card tells."""
 
 
-class Site:
+class SiteWork:
     """One site's private work for one seed.
 
     Args:
         config: the site.
         method: the method's choices.
         data_root: where relative data paths start.
-        folder: the site's own folder.
+        folder: where all of it is kept, that of a seed in a folder of its own.
         seed: of training and calibration.
         say: takes sentences about progress; they stay at the site.
     """
@@ -66,48 +77,27 @@ class Site:
     ) -> None:
         self.config, self.method, self.seed, self.say = config, method, seed, say
         self.folder = folder / f"seed-{seed}"
-        self.overlay_folder = folder / "overlays"
         torch.set_num_threads(method.threads)
         self.backbone = shared_backbone(method.backbone, method.device)
         self.store = EmbeddingStore(cache_dir() / "embeddings", self.backbone)
         self.dataset: Dataset = open_dataset(config.data, data_root, folder / "split.json")
 
-    def hear(self, logs: Logs, tail: bytes) -> None:
-        """Heed nothing: in a simulation nobody keeps a log."""
-
-    def hello(self, _logs: Logs | None = None) -> Hello:
-        """Introduce the site."""
-        return Hello(
-            site=self.config.name,
-            task=self.config.task_name,
-            backbone_digest=self.backbone.digest,
-            config_digest=self.method.digest,
-            versions=versions(),
-            have=tuple(self._held()),
-            outbox=tuple(path.stem for path in sorted(self._outbox.glob("*.safetensors"))),
-        )
-
-    def release(self) -> tuple[bytes, Submission]:
-        """Train alignment layer and routers and return the release; a release already in the outbox is returned as is.
+    def train(self) -> Submission:
+        """Train alignment layer and routers and put the release into the outbox; one that is there already is kept.
 
         Raises:
             DataError, TrainingError, StorageError: as their messages say.
         """
-        record = self._outbox / "submission.json"
+        outbox = self.folder / "outbox"
+        record = outbox / "submission.json"
         if record.exists():
-            known = Submission(**json.loads(record.read_text()))
-            return (self._outbox / f"{known.digest}.safetensors").read_bytes(), known
-        data, encoding = self._timed(self.train_data)
+            return Submission(**json.loads(record.read_text()))
+        data, encoding = _timed(self.train_data)
         check_counts(data.class_counts(self.dataset.reader.classes), self.method.min_train_images)
-        layer, training = self._timed(
+        checkpoint = self.folder / "training.safetensors"
+        layer, training = _timed(
             lambda: train_alignment(
-                self.backbone,
-                self.store,
-                data,
-                self.method,
-                self.seed,
-                self.folder / "training.safetensors",
-                self._step,
+                self.backbone, self.store, data, self.method, self.seed, checkpoint, self._say_progress
             )
         )
         background = background_of(self.backbone)
@@ -119,66 +109,38 @@ class Site:
             grouped=self.method.folds_by == "patient",
             vae_sampled=self.method.vae_sampled,
         )
-        routers, routing = self._timed(lambda: fit_routers(features, data.patients, background, options))
+        routers, routing = _timed(lambda: fit_routers(features, data.patients, background, options))
         release = pack(layer.state_dict(), routers, self._card(data))
-        seconds = {"encode": encoding, "train": training, "route": routing}
-        submission = Submission(release.digest, seconds)
+        submission = Submission(release.digest, {"encode": encoding, "train": training, "route": routing})
         about = {
             "counts": {"train": len(self.dataset.train), "test": len(self.dataset.test)},
             "notes": [*self.dataset.reader.notes, *self.dataset.notes, *data.notes, *routers.notes],
         }
         write_atomically(self.folder / "about.json", json.dumps(about).encode())
-        write_atomically(self._outbox / f"{release.digest}.safetensors", release.data)
+        write_atomically(outbox / f"{release.digest}.safetensors", release.data)
         write_atomically(record, json.dumps(asdict(submission)).encode())
-        return release.data, submission
+        return submission
 
-    def receive(self, receipt: Receipt, _envelope: bytes = b"") -> None:
-        """Keep the aggregator's answer to a release; a simulated one signs nothing."""
-        write_atomically(self.folder / "receipts" / f"{receipt.digest}.json", json.dumps(asdict(receipt)).encode())
-
-    def sync(self, snapshot: bytes, objects: Mapping[str, bytes], _logs: Logs | None = None) -> Synced:
+    def mirror(self, snapshot: Snapshot, objects: Mapping[str, bytes]) -> None:
         """Bring the site's copy of the bank to a snapshot, every object checked against its digest.
 
         Raises:
-            BankError, ReleaseError: the snapshot or an object is not what it claims; the copy stays as it was.
+            BankError, ReleaseError: an object is not what it claims; the copy stays as it was.
         """
-        bank = LayerBank.mirror(self.folder / "bank", Snapshot.parse(snapshot), objects)
-        return Synced(bank.snapshot().digest, tuple(self._held()))
+        LayerBank.mirror(self.folder / "bank", snapshot, objects)
 
-    def evaluate(self, last: bool) -> StageReport:
-        """Score the site's test images under its copy of the bank.
-
-        Args:
-            last: also report banks with each task left out, and draw overlays (which stay here).
-        """
+    def evaluate(self) -> StageReport:
+        """Score the site's test images under its copy of the bank: exact scores, which stay here."""
         started = time.monotonic()
-        evaluator = self._evaluator()
-        bank = LayerBank(self.folder / "bank")
+        evaluator, bank = self.evaluator(), LayerBank(self.folder / "bank")
         segmenter, router = Segmenter(self.backbone, bank), bank_router(bank)
-        task = self.config.task_name
-        without: dict[str, dict[str, RouteReport]] = {}
-        if last:
-            for left_out in router.tasks:
-                without[left_out] = {
-                    "gaussian": evaluator.routed(segmenter, router, "gaussian", left_out),
-                    "vae": evaluator.routed(segmenter, router, "vae", left_out),
-                }
-            self._draw_overlays(evaluator, segmenter)
         return StageReport(
             zero_shot=evaluator.zero_shot(segmenter),
-            oracle=evaluator.oracle(segmenter, task),
+            oracle=evaluator.oracle(segmenter, self.config.task_name),
             gaussian=evaluator.routed(segmenter, router, "gaussian"),
             vae=evaluator.routed(segmenter, router, "vae"),
-            without=without,
             seconds=time.monotonic() - started,
         )
-
-    @property
-    def _outbox(self) -> Path:
-        return self.folder / "outbox"
-
-    def _held(self) -> list[str]:
-        return [path.stem for path in sorted((self.folder / "bank" / "objects").glob("*.safetensors"))]
 
     @functools.cache  # noqa: B019 - a site lives as long as its process
     def train_data(self) -> TaskData:
@@ -192,23 +154,17 @@ class Site:
         return encode_task(self.dataset.reader, records, self.store, self.method)
 
     @functools.cache  # noqa: B019 - a site lives as long as its process
-    def _evaluator(self) -> Evaluator:
+    def evaluator(self) -> Evaluator:
+        """Return what scores the test images, which are read and encoded once.
+
+        Raises:
+            DataError, StorageError: as `encode_task`.
+        """
         data = encode_task(self.dataset.reader, self.dataset.test, self.store, self.method)
-        cache = self.folder / "image-scores.json"
-        return Evaluator(self.dataset.reader, data, self.store, self.method, self.seed, cache)
+        kept = self.folder / "image-scores.json"
+        return Evaluator(self.dataset.reader, data, self.store, self.method, self.seed, kept)
 
     def _card(self, data: TaskData) -> Card:
-        names = (
-            "fit",
-            "epochs",
-            "min_steps",
-            "batch_size",
-            "masks_per_image",
-            "learning_rate",
-            "point_share",
-            "box_jitter",
-        )
-        names += ("folds", "folds_by", "percentile", "vae_sampled")
         options = asdict(self.method)
         return Card(
             site=self.config.name,
@@ -223,28 +179,13 @@ class Site:
             channels=self.backbone.geometry.channels,
             blocks=self.method.blocks,
             start=self.method.start,
-            hyperparameters={name: options[name] for name in names},
+            hyperparameters={name: options[name] for name in _IN_CARD},
             seed=self.seed,
         )
 
-    def _draw_overlays(self, evaluator: Evaluator, segmenter: Segmenter) -> None:
-        task = self.config.task_name
-        shown = [image for image in evaluator.data.images if image.target_list][:_OVERLAYS]
-        for number, image in enumerate(shown):
-            picture = self.dataset.reader.read(image.record).image
-            truth, zero_shot, ours = evaluator.compare(segmenter, image, task)
-            scores = [float(iou(masks, truth).mean()) for masks in (zero_shot, ours)]
-            png = draw_overlay(picture, truth, zero_shot, ours, *scores)
-            write_atomically(self.overlay_folder / f"{task}-{number + 1}.png", png)
-
-    def _step(self, progress: Progress) -> None:
+    def _say_progress(self, progress: Progress) -> None:
         if progress.step % 25 == 0 or progress.step == progress.steps:
             self.say(f"step {progress.step} of {progress.steps}, loss {progress.loss:.3f}")
-
-    def _timed(self, work: Callable[[], T]) -> tuple[T, float]:
-        started = time.monotonic()
-        result = work()
-        return result, time.monotonic() - started
 
 
 @functools.cache
@@ -257,3 +198,9 @@ def versions() -> dict[str, str]:
     """Return the versions of what computes: this project, Python, torch, NumPy and Flower."""
     known = {name: metadata.version(name) for name in ("torch", "numpy", "flwr", "monai", "safetensors")}
     return {"casam-fed": __version__, "python": platform.python_version(), **known}
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.monotonic()
+    result = work()
+    return result, time.monotonic() - started

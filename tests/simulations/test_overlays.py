@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from site_client.overlays import draw_overlay
+from simulations.overlays import draw_overlay
 
 MARGIN, CAPTION = 10, 26
 
