@@ -139,14 +139,12 @@ class Gate:
         return str(text), release, len(str(text).encode()) + size
 
     def _release(self, kind: str, content: RecordDict, value: Any) -> tuple[str, int]:
-        names = set(content) - {"payload"}
-        if kind != SUBMIT:
-            if names:
-                raise ExchangeError("this answer carries no arrays")
+        if kind != SUBMIT and list(content) == ["payload"]:
             return "", 0
         arrays = content.get("arrays")
-        if names != {"arrays"} or not isinstance(arrays, ArrayRecord) or list(arrays) != ["release"]:
-            raise ExchangeError("a submission carries one release")
+        declared = kind == SUBMIT and set(content) == {"payload", "arrays"}
+        if not declared or not isinstance(arrays, ArrayRecord) or list(arrays) != ["release"]:
+            raise ExchangeError("a submission carries one release, and no other answer carries an array")
         array = arrays["release"]
         release = unwrap_bytes(array.data, MAX_RELEASE_BYTES, "this site")
         if (array.dtype, tuple(array.shape), array.stype) != ("uint8", (len(release),), "numpy.ndarray"):

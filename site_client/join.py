@@ -61,7 +61,7 @@ def join(home: SiteHome, welcome: Welcome, approve: Approval, say: Say, seconds:
         )
         if receipt.outcome != "admitted":
             connection.linger()
-            _check(receipt)
+            raise _not_admitted(receipt)
         stage = _stage(home, connection, seconds, synced)
         if all(entry.digest != submission.digest for entry in stage.snapshot.active):
             raise ExchangeError("the aggregator has retired this release; change `seed` in site.yaml for a new one")
@@ -170,13 +170,12 @@ def _synced_at(home: SiteHome) -> int:
     return path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _check(receipt: Receipt) -> None:
+def _not_admitted(receipt: Receipt) -> ExchangeError:
     if receipt.outcome == "refused":
-        raise ExchangeError(
+        return ExchangeError(
             f"the aggregator refused the release with {receipt.code}: {receipt.reason} (docs/reference/refusal-codes.md)"
         )
-    if receipt.outcome == "quarantined":
-        raise ExchangeError(
-            f"the aggregator's operator has to look at the release first ({receipt.code}: {receipt.reason}); "
-            "run casam-site join again when they have accepted it"
-        )
+    return ExchangeError(
+        f"the aggregator's operator has to look at the release first ({receipt.code}: {receipt.reason}); "
+        "run casam-site join again when they have accepted it"
+    )

@@ -98,8 +98,8 @@ def _refusal(reason: str) -> ReleaseError:
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
     """Return the JSON header of a safetensors file and where its payload starts.
 
-    Only the form that safetensors itself writes passes: compact JSON without a key twice, spaces up to a multiple of 8 bytes.
-    A header that may hold more could carry out what no card declares.
+    Only the form that safetensors itself writes passes: compact JSON, no key twice, spaces up to a multiple of 8 bytes. A
+    header that may hold more could carry out what no card declares.
     """
     length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER_BYTES, len(data) - 8):

@@ -50,7 +50,7 @@ class Nearest:
     """Which tasks may be nearest to each of N samples by one router, in the order of the samples, then of the tasks.
 
     Of each sample: the tasks whose score is lower than that of all before them, as far as it ties with the lowest of all.
-    The first of these is the nearest; another may become it when a newcomer is nearer still, so that the first no longer ties.
+    The first of these is the nearest. Another becomes it when a newcomer is so near that the first no longer ties.
 
     Attributes:
         sample: int64 [R], R >= N; every sample stands there at least once.

@@ -24,10 +24,10 @@ def doctor(folder: Path, quick: bool, as_json: bool) -> None:
 
     Exit code 1 when anything is wrong.
     """
-    from site_client.examination import examine
+    from site_client.doctor import findings
 
     found = []
-    for finding in examine(SiteHome(folder), quick):
+    for finding in findings(SiteHome(folder), quick):
         found.append(finding)
         if not as_json:
             click.echo(f"{_SIGNS[finding.state]:6} {finding.check:18} {finding.seen}")

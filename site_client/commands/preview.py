@@ -1,5 +1,7 @@
 """`casam-site preview`: everything that would leave the building, to the last tensor."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import click
 
 from casam_fed.errors import ExchangeError
 from casam_fed.host.command_line import folder_argument, json_option
+from casam_fed.host.files import sha256_bytes
 from site_client.home import SiteHome
 from site_client.outbox import Outbox
 
@@ -24,8 +27,6 @@ _NEVER = (
 @json_option
 def preview(folder: Path, as_json: bool) -> None:
     """Show every tensor that would leave (name, shape, dtype, bytes, norm, digest), the card, and what never leaves."""
-    import json
-
     home = SiteHome(folder)
     newest = Outbox(home).newest()
     if newest is None:
@@ -54,10 +55,7 @@ def preview_text(home: SiteHome, digest: str) -> str:
 
 
 def _content(home: SiteHome, digest: str) -> dict[str, Any]:
-    from dataclasses import asdict
-
     from casam_fed.bank.release import parse
-    from casam_fed.host.files import sha256_bytes
     from casam_fed.routing.state import router_tensors
 
     data = Outbox(home).path(digest).read_bytes()

@@ -19,7 +19,7 @@ from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 from casam_fed.wire.enrolment import Welcome
 from site_client.home import SiteHome
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "findings"]
 
 _LEAST_FREE_GB = 2.0
 _CLOCK_S = 60.0
@@ -38,7 +38,7 @@ class Finding:
     mend: str = ""
 
 
-def examine(home: SiteHome, quick: bool = False) -> Iterator[Finding]:
+def findings(home: SiteHome, quick: bool = False) -> Iterator[Finding]:
     """Yield all findings, the cheapest first.
 
     Args:
