@@ -28,11 +28,11 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from aggregator.gateway_bounds import Budget, Limits, Pace, Quota, RefusalLog
+from aggregator.gateway_bounds import Budget, GatewayLimits, Pace, Quota, RefusalLog
 from casam_fed.errors import ConfigError
 from casam_fed.host.files import reason_of
 
-__all__ = ["Limits", "main", "make_gateway", "serve"]
+__all__ = ["GatewayLimits", "main", "make_gateway", "serve"]
 
 T = TypeVar("T")
 _Header = tuple[bytes, bytes]
@@ -84,11 +84,11 @@ _refusals = RefusalLog()
 class _Gateway:
     """The ASGI application behind the port.
 
-    Bodies are read whole before the SuperLink hears of them, in memory that `Limits` bounds: a client that sends slowly or
-    stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are streamed.
+    Bodies are read whole before the SuperLink hears of them, in memory that `GatewayLimits` bounds: a client that sends slowly
+    or stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are streamed.
     """
 
-    def __init__(self, client: httpx.AsyncClient, limits: Limits) -> None:
+    def __init__(self, client: httpx.AsyncClient, limits: GatewayLimits) -> None:
         self._client, self._limits = client, limits
         self._budget = Budget(limits.total_bytes)
         self._quota = Quota(limits)
@@ -177,7 +177,7 @@ class _Gateway:
         await pace.wait(send({"type": "http.response.body", "body": b"", "more_body": False}))
 
 
-def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
+def make_gateway(upstream: str, ca: Path, limits: GatewayLimits) -> Starlette:
     """Return the gateway to the SuperLink at `upstream`, HOST:PORT, whose certificate must be signed by `ca`.
 
     Raises:
@@ -213,7 +213,7 @@ def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
     return app
 
 
-def serve(listen: str, upstream: str, ca: Path, certificate: Path, key: Path, limits: Limits) -> None:
+def serve(listen: str, upstream: str, ca: Path, certificate: Path, key: Path, limits: GatewayLimits) -> None:
     """Run the gateway until SIGTERM or SIGINT.
 
     Raises:
@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key", required=True, type=Path, help="its private key (PEM, no passphrase)")
     given = parser.parse_args(arguments)
     try:
-        serve(given.listen, given.upstream, given.ca, given.certificate, given.key, Limits())
+        serve(given.listen, given.upstream, given.ca, given.certificate, given.key, GatewayLimits())
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _GuardedProtocol(H11Protocol):
     """uvicorn's protocol with what it lacks: limits on connections and on the time that a request's head may take."""
 
-    def __init__(self, *arguments: Any, limits: Limits, **named: Any) -> None:
+    def __init__(self, *arguments: Any, limits: GatewayLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
@@ -346,11 +346,11 @@ def _forbidden(reason: str) -> _Refusal:
     return _Refusal(403, "Only the fleet API of the SuperLink is served here.", reason)
 
 
-def _too_large(limits: Limits, reason: str) -> _Refusal:
+def _too_large(limits: GatewayLimits, reason: str) -> _Refusal:
     return _Refusal(413, f"A body of more than {limits.body_bytes:,} bytes is not accepted.", reason)
 
 
-def _expected_size(scope: Scope, limits: Limits) -> int:
+def _expected_size(scope: Scope, limits: GatewayLimits) -> int:
     """Check everything that is known before the body, and return how many bytes the body may need.
 
     Raises:

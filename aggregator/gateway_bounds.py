@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Budget", "Limits", "Pace", "Quota", "RefusalLog"]
+__all__ = ["Budget", "GatewayLimits", "Pace", "Quota", "RefusalLog"]
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class Limits:
+class GatewayLimits:
     """How much one client, and all of them together, may take.
 
     A SuperNode's largest request is one chunk of an array, 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE) and a few hundred
@@ -115,7 +115,7 @@ class Budget:
 class Quota:
     """How much each key may still send: full at first, and refilled at a steady rate."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._most, self._rate = limits.site_bytes, limits.site_bytes_per_s
         self._left: dict[bytes, tuple[float, float]] = {}
 
@@ -135,7 +135,7 @@ class Quota:
 class Pace:
     """Time that a client may let us wait: it starts with `stall_s` and earns more only by moving bytes."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._limits, self._credit = limits, limits.stall_s
 
     async def wait(self, step: Awaitable[T]) -> T:

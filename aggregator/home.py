@@ -10,6 +10,7 @@ sites/            one file per enrolled hospital
 admissions/       what was decided about each release, and why
 quarantine/       releases that wait for a person
 reports/          aggregate scores by bank and site
+kept/             what log and bank lead to, so that neither is read again for each decision; made anew where it is missing
 flower/           Flower's own state
 logs/             one file per process
 """
@@ -144,6 +145,11 @@ class Home:
     def quarantine(self) -> Path:
         """Releases that wait for a person."""
         return self.path / "quarantine"
+
+    @property
+    def kept(self) -> Path:
+        """What log and bank lead to; it may be deleted."""
+        return self.path / "kept"
 
     @property
     def reports(self) -> Path:

@@ -11,18 +11,15 @@ with msd_prostate as the newcomer 36% of promise12's samples and 22% of its imag
 and 38% by vae.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from casam_fed.errors import CasamError, TrainingError
+from casam_fed.errors import TrainingError
 from casam_fed.routing.calibration import Threshold
 from casam_fed.routing.gaussian import Background, GaussianStatistics
 from casam_fed.routing.route import UNKNOWN, RouterKind, Routes, route, tied
@@ -40,6 +37,9 @@ SEED = 0
 
 _TOGETHER = 8
 """Tasks whose samples are routed at once; bounds the memory with many tasks."""
+
+_COLUMNS = {"sample": torch.int64, "task": torch.int64, "score": torch.float64}
+"""Of `Nearest`."""
 
 _JITTER = 1e-6
 """Of the mean variance, added to every direction: few images leave most of them without any, and factors need some."""
@@ -171,30 +171,27 @@ class Neighbours:
             routes[kind] = route(own[kind], [state.thresholds[kind] for state in states])
         return Meeting(self, task, router, drawn, others, own, claims, routes)
 
-    def to_bytes(self, about: str) -> bytes:
-        """Return a safetensors file of one task or more, without background and names, with a text about them."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all but background and names, to be kept; of one task or more."""
         each = [router_tensors(router) for router in self.routers]
         tensors = {name: torch.stack([tensors[name] for tensors in each]) for name in each[0]}
         tensors["samples"] = self.samples
         for kind, nearest in self.nearest.items():
-            for name in ("sample", "task", "score"):
+            for name in _COLUMNS:
                 tensors[f"nearest.{kind}.{name}"] = getattr(nearest, name)
-        return save(tensors, {"about": about})
+        return tensors
 
     @staticmethod
-    def from_bytes(data: bytes, tasks: tuple[str, ...], background: Background) -> "Neighbours | None":
-        """Read back what `to_bytes` has written of these tasks; None where it is anything else."""
-        with contextlib.suppress(SafetensorError, CasamError):
-            tensors = load(data)
-            if _fits(tensors, len(tasks), background.mean.numel()):
-                names = [name for name in tensors if name.startswith("router.")]
-                routers = [assembled({name: tensors[name][place] for name in names}) for place in range(len(tasks))]
-                nearest = {
-                    kind: Nearest(*(tensors[f"nearest.{kind}.{name}"] for name in ("sample", "task", "score")))
-                    for kind in KINDS
-                }
-                return Neighbours(background, tasks, tuple(routers), tensors["samples"], nearest)
-        return None
+    def from_tensors(
+        tensors: Mapping[str, Tensor], tasks: tuple[str, ...], background: Background
+    ) -> "Neighbours | None":
+        """Return what was kept of these tasks, one or more; None where the tensors cannot be theirs."""
+        if not _fits(tensors, len(tasks), background.mean.numel()):
+            return None
+        names = [name for name in tensors if name.startswith("router.")]
+        routers = tuple(assembled({name: tensors[name][place] for name in names}) for place in range(len(tasks)))
+        nearest = {kind: Nearest(*(tensors[f"nearest.{kind}.{name}"] for name in _COLUMNS)) for kind in KINDS}
+        return Neighbours(background, tasks, routers, tensors["samples"], nearest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,7 +285,7 @@ def _fits(tensors: Mapping[str, Tensor], tasks: int, channels: int) -> bool:
     schema["samples"] = ((tasks, SAMPLES, channels), torch.float64)
     for kind in KINDS:
         records = tensors.get(f"nearest.{kind}.sample", torch.empty(0)).numel()
-        for name, dtype in (("sample", torch.int64), ("task", torch.int64), ("score", torch.float64)):
+        for name, dtype in _COLUMNS.items():
             schema[f"nearest.{kind}.{name}"] = ((records,), dtype)
     if not tasks or {name: (tuple(each.shape), each.dtype) for name, each in tensors.items()} != schema:
         return False

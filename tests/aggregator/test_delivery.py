@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from aggregator import decisions, delivery
-from aggregator.admission import Limits
+from aggregator.admission import AdmissionLimits
 from aggregator.decisions import Decisions
 from aggregator.delivery import Timing, deliver, evaluate, plain
 from aggregator.sites import enrol, revoke
@@ -139,8 +139,8 @@ def submission_of(site: SmallSite, digest: str = "") -> str:
 def lenient(monkeypatch):
     """No router takes too much: for tests of many sites, or of routers that were hardly trained."""
     everything = {"gaussian": 1.0, "vae": 1.0}
-    limits = functools.partial(Limits, overlap=OverlapLimits(everything, everything, everything))
-    monkeypatch.setattr(decisions, "Limits", limits)
+    limits = functools.partial(AdmissionLimits, overlap=OverlapLimits(everything, everything, everything))
+    monkeypatch.setattr(decisions, "AdmissionLimits", limits)
 
 
 class TestHonestSites:
