@@ -15,10 +15,10 @@ from casam_fed.data.dataset import open_dataset, open_reader
 from casam_fed.data.public import PublicData
 from casam_fed.data.sample import Sample
 from casam_fed.data.volume import open_volume
-from casam_fed.drawn import nine, nine_files
+from casam_fed.drawn import nine
 from casam_fed.drawn.abdominal_ct import draw_ct_units
-from casam_fed.drawn.nine import SIZES, write_nine
-from casam_fed.drawn.nine_files import Amount, generator
+from casam_fed.drawn.nine import SIZES, Amount, generator, write_nine
+from casam_fed.drawn.volume_files import POSES, Pose, save_metaimage, save_nifti
 from casam_fed.errors import ConfigError, StorageError
 
 TINY = {
@@ -241,11 +241,11 @@ def test_what_the_reader_shows_is_what_was_drawn_in_every_pose(root: Path) -> No
             assert np.array_equal(label.slice(plane) > 0, drawn.spleen)
 
 
-@pytest.mark.parametrize("pose", nine_files.POSES)
-def test_every_pose_is_undone_by_the_reader_in_both_formats(pose: nine_files.Pose, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pose", POSES)
+def test_every_pose_is_undone_by_the_reader_in_both_formats(pose: Pose, tmp_path: Path) -> None:
     planes = np.random.default_rng(0).integers(0, 900, (4, 12, 10)).astype(np.int16)
-    nine_files.save_nifti(tmp_path / "a.nii.gz", planes, (5.0, 0.7, 0.8), pose)
-    nine_files.save_metaimage(tmp_path / "a.mhd", planes, (5.0, 0.7, 0.8), pose)
+    save_nifti(tmp_path / "a.nii.gz", planes, (5.0, 0.7, 0.8), pose)
+    save_metaimage(tmp_path / "a.mhd", planes, (5.0, 0.7, 0.8), pose)
     nifti, meta = open_volume(tmp_path / "a.nii.gz"), open_volume(tmp_path / "a.mhd")
     for volume in (nifti, meta):
         assert np.array_equal(volume.planes, planes)
@@ -290,11 +290,6 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     assert everything(tmp_path) == {"out/thesis.txt": b"mine"}
 
 
-def test_an_unknown_size_names_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown size 'huge'.* small or medium"):
-        write_nine(tmp_path / "out", "huge", 0, lambda line: None)
-
-
 @pytest.mark.usefixtures("monkeypatch_module")
 @pytest.mark.parametrize(
     ("failure", "raised"),
@@ -304,7 +299,7 @@ def test_an_interrupted_write_leaves_nothing_behind(
     failure: BaseException, raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(folder: Path, amount: Amount, seed: int) -> None:
-        nine_files.make_folder(folder)
+        folder.mkdir()
         (folder / "half").write_bytes(b"x")
         raise failure
 

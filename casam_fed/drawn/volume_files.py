@@ -1,12 +1,12 @@
-"""How the nine drawn datasets reach the disk: NIfTI, MetaImage, PNG and JPEG, byte for byte the same every time.
+"""How drawn volumes reach the disk: NIfTI and MetaImage, byte for byte the same every time.
 
 Drawn planes are [Z, H, W] with the feet first, the front at row 0 and the patient's right at column 0, as
 casam_fed/data/volume.py gives them back. Real scanners store voxels in any of 48 orders, and hearts and prostates are
 scanned along their own axes: a `Pose` says how.
 """
 
+import contextlib
 import gzip
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,59 +16,10 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 import SimpleITK
-from PIL import Image
 
-from casam_fed.drawn.texture import Rng
-
-__all__ = [
-    "APPLE_DOUBLE",
-    "POSES",
-    "Amount",
-    "Pose",
-    "Written",
-    "generator",
-    "make_folder",
-    "save_jpeg",
-    "save_metaimage",
-    "save_nifti",
-    "save_png",
-]
+__all__ = ["POSES", "Planes", "Pose", "save_metaimage", "save_nifti"]
 
 Planes = npt.NDArray[Any]
-
-APPLE_DOUBLE: Final = (
-    bytes.fromhex("00051607 00020000") + b"Mac OS X        " + bytes.fromhex("0001 00000009") + bytes(60)
-)
-"""What macOS leaves beside a file, as ._NAME, in archives of some owners (RFC 1740); readers must not take it for data."""
-
-
-@dataclass(frozen=True)
-class Amount:
-    """How much of a dataset is drawn.
-
-    Attributes:
-        train, test: patients on each side of the owner's split; where the owner has none, `test` is 0.
-        each: images of a patient, or annotated slices of a volume.
-        pixels: kidney patches: their side; 0: as drawn.
-    """
-
-    train: int
-    test: int
-    each: int
-    pixels: int = 0
-
-    @property
-    def patients(self) -> int:
-        """Both sides together."""
-        return self.train + self.test
-
-
-@dataclass(frozen=True)
-class Written:
-    """What a dataset holds once it is written: patients, and images with annotation."""
-
-    patients: int
-    images: int
 
 
 @dataclass(frozen=True)
@@ -81,19 +32,6 @@ class Pose:
 
 POSES: Final = (Pose("LPS"), Pose("LPS", (18.0, -14.0)), Pose("RAS"), Pose("LAI"), Pose("LAS", (-8.0, 0.0)))
 """Cycled through by the patients of a dataset: straight, oblique, and flipped in three ways."""
-
-
-def generator(seed: int, *names: str | int) -> Rng:
-    """Return the random numbers of one thing, which depend on its names and on no other thing."""
-    text = "/".join(str(name) for name in ("nine", seed, *names))
-    return np.random.default_rng(np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u4").tolist())
-
-
-def make_folder(*parts: Path | str) -> Path:
-    """Return the folder, made with all above it."""
-    folder = Path(*parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def save_nifti(path: Path, planes: Planes, spacing: tuple[float, float, float], pose: Pose) -> None:
@@ -117,23 +55,12 @@ def save_metaimage(path: Path, planes: Planes, spacing: tuple[float, float, floa
     image.SetSpacing(np.round(lengths, 6).tolist())
     image.SetDirection((to_lps[:, :3] / lengths).ravel().tolist())
     image.SetOrigin(to_lps[:, 3].tolist())
-    try:
+    with contextlib.suppress(RuntimeError):
         SimpleITK.WriteImage(image, str(path), useCompression=False)
-    except RuntimeError as error:
-        raise OSError(f"{path} could not be written") from error
     # ITK says nothing when the disk fills up in the middle of the voxels.
-    if path.with_suffix(".raw").stat().st_size != voxels.nbytes:
-        raise OSError(f"{path.with_suffix('.raw')} could not be written whole")
-
-
-def save_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    """Write grey [H, W] or colour [H, W, 3] as PNG."""
-    Image.fromarray(pixels).save(path, format="PNG")
-
-
-def save_jpeg(path: Path, pixels: npt.NDArray[np.uint8], quality: int) -> None:
-    """Write grey [H, W] or colour [H, W, 3] as JPEG."""
-    Image.fromarray(pixels).save(path, format="JPEG", quality=quality)
+    raw = path.with_suffix(".raw")
+    if not raw.exists() or raw.stat().st_size != voxels.nbytes:
+        raise OSError(f"{raw} could not be written whole")
 
 
 def _posed(planes: Planes, spacing: tuple[float, float, float], pose: Pose) -> tuple[Planes, npt.NDArray[np.float64]]:
