@@ -84,8 +84,9 @@ _refusals = RefusalLog()
 class _Gateway:
     """The ASGI application behind the port.
 
-    Bodies are read whole before the SuperLink hears of them, in memory that `GatewayLimits` bounds: a client that sends slowly
-    or stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are streamed.
+    Bodies are read whole before the SuperLink hears of them, in memory that `GatewayLimits` bounds: a client that sends
+    slowly or stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are
+    streamed.
     """
 
     def __init__(self, client: httpx.AsyncClient, limits: GatewayLimits) -> None:

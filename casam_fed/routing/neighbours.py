@@ -253,7 +253,7 @@ def _drawn(tasks: Sequence[GaussianStatistics], before: int = 0) -> Iterator[tup
     """
     generator = torch.Generator().manual_seed(SEED)
     for start in range(0, before, _TOGETHER):
-        _noise(min(_TOGETHER, before - start), tasks[0].channels, generator)
+        _noise(min(_TOGETHER, before - start), tasks[0].mean.numel(), generator)
     for first in range(0, len(tasks), _TOGETHER):
         some = tasks[first : first + _TOGETHER]
         means = torch.stack([task.mean for task in some])

@@ -1,10 +1,12 @@
 """What is known of a bank's tasks gives a newcomer the table that all samples and all routers would give, to the bit."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from casam_fed.errors import TrainingError
 from casam_fed.routing import neighbours as module
@@ -22,6 +24,7 @@ BACKGROUND = Background(torch.zeros(C, dtype=torch.float64), torch.full((C,), 3.
 PROBES = {"blank": torch.linspace(-40, 40, 24)[:, None].expand(24, C).contiguous()}
 
 
+@functools.cache
 def honest(seed: int, spread: float = 6.0) -> RouterState:
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(20, C, generator=generator) + spread * torch.randn(1, C, generator=generator)
@@ -30,21 +33,24 @@ def honest(seed: int, spread: float = 6.0) -> RouterState:
     )
 
 
-def sister(state: RouterState, seed: int) -> RouterState:
-    """A task whose scores tie with another's, or all but."""
-    shift = 3e-7 * torch.randn(C, generator=torch.Generator().manual_seed(seed)).double()
-    return replace(state, gaussian=replace(state.gaussian, mean=state.gaussian.mean + shift))
+def moved(state: RouterState, generator: torch.Generator, far: float) -> RouterState:
+    """A task whose images lie elsewhere; a millionth away, its scores tie with the other's, or all but."""
+    shift = far * torch.randn(C, generator=generator).double()
+    gaussian = replace(state.gaussian, mean=state.gaussian.mean + shift)
+    return replace(
+        state, gaussian=gaussian, vae={**state.vae, "decoder2.bias": state.vae["decoder2.bias"] + shift.float()}
+    )
 
 
 def routers(seed: int, count: int) -> dict[str, RouterState]:
     """So many tasks: near and far, copies of others, their sisters, and some that claim or silence everything."""
     generator, found = torch.Generator().manual_seed(seed), {}
     for number in range(count):
-        kind, other = (int(torch.randint(0, 8, (), generator=generator)) for _ in range(2))
-        state = honest(1000 * seed + number, 1.0 if kind < 4 else 6.0)
-        earlier = list(found.values())[other % max(1, len(found))] if found else state
-        state = {0: earlier, 1: sister(earlier, number)}.get(kind, state)
-        if kind == 2:
+        kind, which = (int(torch.randint(0, 8, (), generator=generator)) for _ in range(2))
+        state = moved(honest(which, 1.0 if kind < 5 else 6.0), generator, 0.5)
+        if kind < 2 and found:
+            state = moved(list(found.values())[which % len(found)], generator, kind * 3e-7)
+        elif kind == 2:
             state = replace(state, thresholds={**state.thresholds, "vae": Threshold(0.0, 1e12)})
         elif kind == 3:
             state = replace(state, thresholds={**state.thresholds, "gaussian": Threshold(-1e9, -1e9)})
@@ -89,7 +95,7 @@ def test_what_is_kept_is_the_same_however_the_bank_has_grown(seed):
         assert torch.equal(first, second)
 
 
-def _columns(known: Neighbours) -> Iterator[torch.Tensor]:
+def _columns(known: Neighbours) -> Iterator[Tensor]:
     yield known.samples
     for kind in KINDS:
         yield from (known.nearest[kind].sample, known.nearest[kind].task, known.nearest[kind].score)
@@ -104,7 +110,7 @@ def test_samples_are_those_of_all_tasks_at_once_wherever_a_newcomer_stands():
 def test_a_sample_is_told_by_its_score_alone():
     """The shares of the slow way, counted from the scores of each task by itself."""
     states = {f"task-{number}": honest(number, 1.0) for number in range(4)}
-    candidate = honest(9, 1.0)
+    candidate = honest(4, 1.0)
     meeting = Neighbours.of(states, BACKGROUND).meet("new", candidate)
     for kind in KINDS:
         claimed, silenced = meeting.taken(kind)
@@ -166,6 +172,11 @@ def test_what_nothing_can_be_drawn_from_is_named_by_its_place():
         list(module._drawn([flat.gaussian], 2))
 
 
+def _cut(tensors: dict[str, Tensor], end: int) -> dict[str, Tensor]:
+    """Return what is kept of the vae's nearest tasks without its end."""
+    return tensors | {name: each[:end] for name, each in tensors.items() if name.startswith("nearest.vae.")}
+
+
 DAMAGE = {
     "a tensor less": lambda tensors: {name: each for name, each in tensors.items() if name != "samples"},
     "a tensor more": lambda tensors: tensors | {"image": torch.zeros(3)},
@@ -175,16 +186,11 @@ DAMAGE = {
     "infinity": lambda tensors: tensors | {"router.thresholds": tensors["router.thresholds"] / 0},
     "a sample of none": lambda tensors: tensors | {"nearest.vae.sample": tensors["nearest.vae.sample"].clamp(min=1)},
     "samples out of order": lambda tensors: tensors | {"nearest.vae.sample": tensors["nearest.vae.sample"].flip(0)},
-    "samples missing": lambda tensors: (
-        tensors | {f"nearest.vae.{name}": tensors[f"nearest.vae.{name}"][:-1] for name in COLUMNS}
-    ),
+    "the last sample missing": lambda tensors: _cut(tensors, -1),
+    "no sample": lambda tensors: _cut(tensors, 0),
     "a task of none": lambda tensors: tensors | {"nearest.gaussian.task": tensors["nearest.gaussian.task"] + 2},
-    "no sample": lambda tensors: (
-        tensors | {f"nearest.vae.{name}": tensors[f"nearest.vae.{name}"][:0] for name in COLUMNS}
-    ),
     "nothing": lambda tensors: {},
 }
-COLUMNS = ("sample", "task", "score")
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
