@@ -161,16 +161,16 @@ class Ledger:
         # What cannot be kept is read again.
         with contextlib.suppress(StorageError):
             sealed = seal(_REACHED, canonical_json(reached).encode("ascii"), self._key)
-            write_atomically(self._kept, sealed, private=True)
+            write_atomically(self._kept_file, sealed, private=True)
         return snapshot
 
     def _kept_snapshot(self, log: Log) -> tuple[int, Snapshot | None]:
         """Return the size of the log that led to the snapshot that is kept, and it; (0, None) where none fits this log."""
         public = self._key.public_key()
         with contextlib.suppress(CasamError, ValidationError, FileNotFoundError):
-            with as_storage_error("read", self._kept):
-                sealed = self._kept.read_bytes()
-            payload = unseal(sealed, _REACHED, {fingerprint(public): public}, str(self._kept))
+            with as_storage_error("read", self._kept_file):
+                sealed = self._kept_file.read_bytes()
+            payload = unseal(sealed, _REACHED, {fingerprint(public): public}, str(self._kept_file))
             reached: _Reached = TypeAdapter(_Reached).validate_json(payload)
             checkpoint = Checkpoint(reached.log, reached.size, bytes.fromhex(reached.root))
             if is_before(checkpoint, log.checkpoint, log.hash_at):
@@ -178,7 +178,7 @@ class Ledger:
         return 0, None
 
     @property
-    def _kept(self) -> Path:
+    def _kept_file(self) -> Path:
         return self.home.kept / "snapshot.json"
 
     def check_whole(self) -> int:
