@@ -9,7 +9,7 @@ import click
 
 from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard, backbone_card
 from casam_fed.backbone.checkpoints import card_for_file, import_checkpoint, is_present, pull, verified_weights
-from casam_fed.errors import BackboneError, CasamError, DataError, StorageError
+from casam_fed.errors import BackboneError, CasamError, DataError
 from casam_fed.host.files import sha256_file, write_atomically
 
 __all__ = ["backbone"]
@@ -82,22 +82,26 @@ def verify_command(name: str | None) -> None:
 
 
 @backbone.command("pretrain")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The safetensors file to write (fp16).")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The safetensors file to write (fp16).",
+)
 @click.option("--work", required=True, type=click.Path(path_type=Path), help="Keeps a checkpoint to go on from.")
 @click.option("--steps", default=6500, show_default=True, type=click.IntRange(min=1))
 @click.option("--seed", default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 def pretrain_command(out: Path, work: Path, steps: int, seed: int, device: str) -> None:
     """Pre-train the mini SAM on drawn images and write its weights."""
+    _try_writing(out)
     from safetensors.torch import save
 
     from casam_fed.backbone.model import choose_device
     from simulations.mini_sam.pretrain import PretrainOptions, pretrain
 
     options = PretrainOptions(steps=steps, seed=seed)
-    chosen = choose_device(device)
-    _refuse_unwritable(out)
-    sam = pretrain(backbone_card("mini").geometry, options, work, chosen, click.echo)
+    sam = pretrain(backbone_card("mini").geometry, options, work, choose_device(device), click.echo)
     tensors = {name: tensor.half().cpu().contiguous() for name, tensor in sorted(sam.state_dict().items())}
     made = json.dumps(asdict(options), sort_keys=True)
     write_atomically(out, save(tensors, {"pretraining": made}))
@@ -116,10 +120,10 @@ def pretrain_command(out: Path, work: Path, steps: int, seed: int, device: str) 
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def measure_command(name: str, draws: int, nuclei: Path | None, device: str, as_json: bool) -> None:
     """Measure plain prompted segmentation: drawn images, and the test images of a folder of instance-labelled sites."""
+    sites = _sites_in(nuclei) if nuclei else []
     from casam_fed.backbone.model import load_backbone
     from simulations.mini_sam.measure import measure_drawn, measure_instances
 
-    sites = _sites_in(nuclei) if nuclei else []
     loaded = load_backbone(name, device)
     result: dict[str, Any] = {"backbone": name, "sha256": loaded.digest, "draws": draws, "sites": {}}
     if draws:
@@ -149,10 +153,8 @@ def _sites_in(folder: Path) -> list[Path]:
     return sites
 
 
-def _refuse_unwritable(path: Path) -> None:
+def _try_writing(path: Path) -> None:
     """Find out now, and not after hours of training, that `path` cannot be written."""
-    if path.is_dir():
-        raise StorageError(f"cannot write {path}: it is a folder; give the name of a file")
     probe = path.with_name(f".{path.name}.probe")
     write_atomically(probe, b"")
     probe.unlink()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from casam_fed.data.catalogue import DATASETS
+from casam_fed.data.public_datasets import DATASETS
 from casam_fed.errors import DataError
 from casam_fed.host.command_line import parsed_options
 
@@ -23,10 +23,11 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """Show every dataset we can read: where its owner offers it, on which terms, and its files."""
+    cards = [dataset.card for dataset in DATASETS.values()]
     if as_json:
-        click.echo(json.dumps([asdict(card) for card in DATASETS.values()], indent=2))
+        click.echo(json.dumps([asdict(card) for card in cards], indent=2))
         return
-    for card in DATASETS.values():
+    for card in cards:
         counts = "" if card.counts is None else f"; {card.counts[0]} training and {card.counts[1]} test in the paper"
         click.echo(f"{card.name:13} {card.title}")
         click.echo(f"{'':13} {card.modality}: {', '.join(card.classes) or 'classes named by the dataset'}{counts}")
@@ -51,10 +52,10 @@ def check_command(root: Path, kind: str, options: tuple[str, ...], overlay: Path
     from casam_fed.config import from_mapping
     from casam_fed.data.check import check_dataset
     from casam_fed.data.check_text import CheckSheets, as_text
-    from casam_fed.data.dataset import DataBlock, open_reader
+    from casam_fed.data.dataset import DataBlock
 
     block = {"kind": kind, "path": str(root.absolute()), **parsed_options(options)}
-    reader = open_reader(from_mapping(DataBlock, {"data": block}, "the options").data, Path())
+    reader = from_mapping(DataBlock, {"data": block}, "the options").data.reader(Path())
     sheets = CheckSheets(overlay) if overlay else None
     with tqdm(desc="reading", unit="image", leave=False, disable=None) as bar:
 

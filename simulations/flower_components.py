@@ -19,7 +19,7 @@ from casam_fed.wire.exchange import Request
 from simulations.looks import take_look
 from simulations.methods.fedavg import add_fedavg, run_fedavg
 from simulations.nodes import Named
-from simulations.report import write_report
+from simulations.report import write_casam_report
 from simulations.run_folder import RunFolder
 from simulations.stages import run_seeds
 from simulations.stream_config import method_record
@@ -66,22 +66,20 @@ def _run_casam(grid: Grid, run: StreamRun) -> None:
     for seed, values in run_seeds(grid, run):
         whole = {**results, "seeds": {str(seed): values}, "seconds": {"total": values["seconds"]["total"]}}
         write_atomically(run.folder.seed(seed).results, json.dumps(whole, indent=1).encode())
-    found = [json.loads(run.folder.seed(seed).results.read_text()) for seed in stream.seeds]
-    seeds = {seed: values for one in found for seed, values in one["seeds"].items()}
-    total = sum(one["seconds"]["total"] for one in found)
-    write_report({**results, "seeds": seeds, "seconds": {"total": total}}, run.folder.path)
+    if run.is_alone:
+        write_casam_report(run.folder.path, stream)
 
 
 def _run_fedavg(grid: Grid, run: StreamRun) -> None:
-    folder, stream = run.folder, run.stream
-    (seed,) = stream.seeds
-    backbone = shared_backbone(stream.method.backbone, stream.method.device)
-    first = AlignmentLayer(backbone.geometry.channels, stream.method.blocks, stream.method.start, seed=seed)
+    stream, say = run.stream, run.folder.say
+    channels = shared_backbone(stream.method.backbone, stream.method.device).geometry.channels
     sites = [site.name for site in stream.sites]
-    of_seed = folder.begin(seed)
-    result = run_fedavg(grid, sites, first, seed, stream.baselines.fedavg_rounds, folder.say)
-    write_atomically(of_seed.path / "layer.safetensors", result.layer)
-    write_atomically(of_seed.results, result.as_json())
+    for seed in stream.seeds:
+        first = AlignmentLayer(channels, stream.method.blocks, stream.method.start, seed=seed)
+        folder = run.folder.begin(seed)
+        result = run_fedavg(grid, sites, first, seed, stream.baselines.fedavg_rounds, say)
+        write_atomically(folder.path / "layer.safetensors", result.layer)
+        write_atomically(folder.results, result.as_json())
 
 
 _METHODS: dict[str, Callable[[Grid, StreamRun], None]] = {"casam": _run_casam, "fedavg": _run_fedavg}

@@ -50,7 +50,7 @@ class FlowerRun:
         # Ray's sockets live below the temporary folder and have a length limit, so this must be short.
         self._home = tempfile.mkdtemp(prefix="casam-")
         self._marker.write_text(self._home)
-        self._environment = {
+        self.environment = {
             **os.environ,
             **PRIVATE_ENVIRONMENT,
             "FLWR_HOME": self._home,
@@ -86,7 +86,7 @@ class FlowerRun:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment,
                 cwd=self._home,
                 start_new_session=True,
             )
@@ -112,7 +112,7 @@ class FlowerRun:
         """
         answer = subprocess.run(
             _flwr("list", "local", "--format", "json"),
-            env=self._environment,
+            env=self.environment,
             cwd=self._home,
             capture_output=True,
             timeout=60,

@@ -33,6 +33,7 @@ def launch(folder: RunFolder, nodes: int, method: MethodConfig, run_config: Mapp
         BackboneError: the device is not there.
     """
     app = Path(__file__).parent / "app"
+    folder.path.mkdir(parents=True, exist_ok=True)
     folder.failure.unlink(missing_ok=True)
     shown = read_lines(folder.progress)[1]
     began = time.time()

@@ -15,7 +15,7 @@ from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.host.files import cache_dir, write_atomically
 from casam_fed.inference.evaluation import Evaluator
 from casam_fed.inference.metrics import iou
-from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.inference.segmenter import Segmenter, segmenter_for
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.wire.evaluation_report import RouteReport
 from simulations.methods.unseen import unseen_reports
@@ -36,13 +36,14 @@ def take_look(folder: RunFolder, work: SiteWork) -> None:
     site's counts of images, its notes about its data, and the device it computes on. Overlays go into the run's folder.
     """
     evaluator, bank = work.evaluator(), LayerBank(work.folder / "bank")
-    segmenter, router = Segmenter(work.backbone, bank), bank_router(bank)
+    segmenter = segmenter_for(work.method, work.backbone, bank, work.seed)
+    gaussian, vae = segmenter.by("gaussian"), segmenter.by("vae")
     left_out = {
         task: {
-            "gaussian": evaluator.routed(segmenter, router, "gaussian", task),
-            "vae": evaluator.routed(segmenter, router, "vae", task),
+            "gaussian": evaluator.routed(gaussian.without(task)),
+            "vae": evaluator.routed(vae.without(task)),
         }
-        for task in router.tasks
+        for task in segmenter.tasks
     }
     about = json.loads((work.folder / "about.json").read_text())
     look = {**about, "device": str(work.backbone.device), "left_out": _plain(left_out)}

@@ -33,15 +33,9 @@ def draw_overlay(
 
     Returns:
         A PNG file; the same arguments give the same bytes.
-
-    Raises:
-        ValueError: the image is not [H, W, 3], or a mask has another height or width, or the numbers of targets differ.
     """
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"an overlay needs an image [H, W, 3], not {image.shape}")
-    for name, masks in (("truth", truth), ("zero_shot", zero_shot), ("ours", ours)):
-        if masks.shape != (len(truth), *image.shape[:2]):
-            raise ValueError(f"{name} has shape {masks.shape}; [{len(truth)}, {image.shape[0]}, {image.shape[1]}] fits")
+    assert truth.shape == zero_shot.shape == ours.shape, (truth.shape, zero_shot.shape, ours.shape)
+    assert image.shape == (*truth.shape[1:], 3), (image.shape, truth.shape)
     scale = _SIDE / max(image.shape[:2])
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
     columns = [

@@ -26,12 +26,14 @@ class StreamRun:
         folder: of the run.
         root: where relative data paths start.
         method: one of `METHODS`.
+        is_alone: it is not part of a sweep, so that nobody else writes its report.
     """
 
     stream: StreamConfig
     folder: RunFolder
     root: Path
     method: str
+    is_alone: bool
 
     def site(self, node_config: Mapping[str, object]) -> SiteConfig:
         """Return the site that a simulated node stands for: the one at its place in the stream."""
@@ -61,4 +63,5 @@ def _run_of(stream: str, out: str, sweep: str, data: str, overrides: str, method
         folder=RunFolder(Path(out), Path(sweep or out)),
         root=Path(data) if data else path.parent,
         method=method,
+        is_alone=not sweep,
     )

@@ -27,7 +27,7 @@ from casam_fed.data.dataset import Dataset, open_dataset
 from casam_fed.data.split import check_counts
 from casam_fed.host.files import cache_dir, write_atomically
 from casam_fed.inference.evaluation import Evaluator
-from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.inference.segmenter import segmenter_for
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.task_data import TaskData, encode_task
 from casam_fed.method.training import Progress, train_alignment
@@ -133,12 +133,12 @@ class SiteWork:
         """Score the site's test images under its copy of the bank: exact scores, which stay here."""
         started = time.monotonic()
         evaluator, bank = self.evaluator(), LayerBank(self.folder / "bank")
-        segmenter, router = Segmenter(self.backbone, bank), bank_router(bank)
+        segmenter = segmenter_for(self.method, self.backbone, bank, self.seed)
         return StageReport(
             zero_shot=evaluator.zero_shot(segmenter),
             oracle=evaluator.oracle(segmenter, self.config.task_name),
-            gaussian=evaluator.routed(segmenter, router, "gaussian"),
-            vae=evaluator.routed(segmenter, router, "vae"),
+            gaussian=evaluator.routed(segmenter.by("gaussian")),
+            vae=evaluator.routed(segmenter.by("vae")),
             seconds=time.monotonic() - started,
         )
 
@@ -162,7 +162,7 @@ class SiteWork:
         """
         data = encode_task(self.dataset.reader, self.dataset.test, self.store, self.method)
         kept = self.folder / "image-scores.json"
-        return Evaluator(self.dataset.reader, data, self.store, self.method, self.seed, kept)
+        return Evaluator(self.dataset.reader, data, self.store, self.method, kept)
 
     def _card(self, data: TaskData) -> Card:
         options = asdict(self.method)

@@ -45,6 +45,10 @@ class Frame:
         high = np.maximum((boxes[:, 2:] + 1) * scale - 1, low)
         return np.concatenate([low, high], axis=1).astype(np.float32)
 
+    def points_to_square(self, points: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Map points [N, 2], pixels (x, y) counted from 0, from the source to the square: centre to centre."""
+        return ((points + 0.5) * self._scale() - 0.5).astype(np.float32)
+
     def to_square(self, logits: Tensor) -> Tensor:
         """Upsample low-resolution logits [P, 1, 4h, 4w] bilinearly to the square, [P, S, S]."""
         return F.interpolate(logits.float(), (self.square, self.square), mode="bilinear", align_corners=False)[:, 0]

@@ -1,11 +1,11 @@
-"""What the readers of flat images share: list pairs of an image and a mask once, read them one at a time, keep the notes.
+"""What all readers of flat images share: list pairs of an image and a mask once, read them one at a time, keep the notes.
 
-A reader of this package says where its owner put images and masks (a function that returns a `Listing`); `FlatPairs` does
-the rest of the `Reader` protocol.
+A layout says where its owner put images and masks (a function that returns a `Listing`) and what a mask file means;
+`FlatReader` does the rest.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,28 +27,32 @@ from casam_fed.data.sample import Record, Sample
 from casam_fed.errors import DataError
 
 __all__ = [
-    "FlatPairs",
+    "Annotation",
+    "AnnotationReader",
+    "FlatReader",
     "Listing",
-    "MaskReader",
     "Pair",
     "binary",
     "examples",
-    "find_folder",
-    "folders_in",
     "left_out_note",
-    "require_root",
     "soft_binary",
-    "without_ends",
 ]
-
-Masks = dict[str, npt.NDArray[np.bool_]]
-
-MaskReader = Callable[[Path, Counter[str]], Masks]
-"""From a mask file to bool [H, W] for every class; facts about what was altered are counted."""
 
 _SHOWN: Final = 3
 _CLEAR_BACKGROUND, _CLEAR_FOREGROUND = 32, 223
 _MAX_UNCLEAR: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a mask file says: bool [H, W] for every class, and int32 [H, W] where it tells instances apart."""
+
+    masks: dict[str, npt.NDArray[np.bool_]]
+    instances: dict[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+
+
+AnnotationReader = Callable[[Path, Counter[str]], Annotation]
+"""From a mask file to its annotation; facts about what was altered are counted."""
 
 
 @dataclass(frozen=True)
@@ -72,29 +76,33 @@ class Listing:
     alone: Sequence[str] = field(default=())
 
 
-class FlatPairs:
-    """The records and samples of a dataset of flat images; constructing it touches no file.
+class FlatReader:
+    """Reads a dataset of flat images (`casam_fed.data.sample.Reader`); constructing it touches no file.
 
     Args:
         root: the folder of the dataset, for sentences only.
+        classes: the target classes in their order.
         listing: returns the pairs; called once, when records are first asked for. No pixels are read in it.
-        read_masks: from a mask file to bool [H, W] for every class.
+        read_mask: from a mask file to bool [H, W] for every class.
     """
 
-    def __init__(self, root: Path, listing: Callable[[], Listing], read_masks: MaskReader) -> None:
+    def __init__(
+        self, root: Path, classes: Sequence[str], listing: Callable[[], Listing], read_mask: AnnotationReader
+    ) -> None:
         self._root = root
         self._list = listing
-        self._read_masks = read_masks
+        self._read_mask = read_mask
         self._met: set[str] = set()
         self._totals: Counter[str] = Counter()
         self._listed: tuple[str, ...] = ()
+        self.classes: tuple[str, ...] = tuple(classes)
         self.notes: list[str] = []
 
     def records(self) -> list[Record]:
         """Return all records, sorted by id; file names are listed, no image is opened.
 
         Raises:
-            DataError: whatever the listing raises, there is no pair at all, or two pairs have the same id.
+            DataError: the files do not follow the layout, there is no pair at all, or two pairs have the same id.
         """
         return [pair.record for pair in self._pairs.values()]
 
@@ -102,18 +110,18 @@ class FlatPairs:
         """Return the sample of `record` at source resolution; `notes` then covers it too.
 
         Raises:
-            DataError: the record is unknown, a file is unreadable, or image and mask differ in size.
+            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
         """
         pair = self._pairs.get(record.id)
         if pair is None:
-            raise DataError(f"{self._root} has no image {record.id!r}; list the folder again with records()")
+            raise DataError(f"{self._root} has no image {record.id!r}; list the dataset again with records()")
         facts: Counter[str] = Counter(samples=1)
         image = read_image(pair.image, facts)
-        masks = self._read_masks(pair.mask, facts)
-        require_same_size(image, next(iter(masks.values())), pair.image, pair.mask)
-        facts["empty"] += not any(mask.any() for mask in masks.values())
+        annotation = self._read_mask(pair.mask, facts)
+        require_same_size(image, next(iter(annotation.masks.values())), pair.image, pair.mask)
+        facts["empty"] += not any(mask.any() for mask in annotation.masks.values())
         self._note(record.id, facts)
-        return Sample(record.id, record.patient, image, masks, {})
+        return Sample(record.id, record.patient, image, annotation.masks, annotation.instances)
 
     @cached_property
     def _pairs(self) -> dict[str, Pair]:
@@ -139,12 +147,12 @@ class FlatPairs:
             self.notes[:] = [*self._listed, *fact_sentences(self._totals), *_soft_sentence(self._totals)]
 
 
-def binary(name: str) -> MaskReader:
+def binary(name: str) -> AnnotationReader:
     """Return a reader of masks of 0 and 1, or 0 and 255, of the single class `name`; a JPEG is thresholded at 128."""
     return partial(_only, name, read_binary_mask)
 
 
-def soft_binary(name: str) -> MaskReader:
+def soft_binary(name: str) -> AnnotationReader:
     """Return a reader as `binary`, which also takes masks of nearly 0 and nearly 255 and thresholds them at 128.
 
     Such masks were JPEGs, or were resized, before they were saved as PNG. They are counted as "soft". Refused are masks
@@ -156,8 +164,8 @@ def soft_binary(name: str) -> MaskReader:
 # With named functions in place of lambdas a reader can be sent to a worker process.
 def _only(
     name: str, read: Callable[[Path, Counter[str]], npt.NDArray[np.bool_]], path: Path, facts: Counter[str]
-) -> Masks:
-    return {name: read(path, facts)}
+) -> Annotation:
+    return Annotation({name: read(path, facts)})
 
 
 def _soft_mask(path: Path, facts: Counter[str]) -> npt.NDArray[np.bool_]:
@@ -200,46 +208,3 @@ def examples(names: Collection[str]) -> str:
     """Return the first names, sorted, and how many more there are."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """Return the folders in `folder`, sorted by name, without hidden ones and the leftovers of macOS archives."""
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
-    )
-
-
-def find_folder(folder: Path, names: Collection[str]) -> Path | None:
-    """Return the folder in `folder` that has one of `names` (lower case), in whatever case it is written, or None.
-
-    Raises:
-        DataError: there are several.
-    """
-    found = [path for path in folders_in(folder) if path.name.lower() in names]
-    if len(found) > 1:
-        raise DataError(
-            f"{folder} holds both {found[0].name}/ and {found[1].name}/, so that it is unknown which one is meant; "
-            "take one of them out"
-        )
-    return found[0] if found else None
-
-
-def without_ends(files: Mapping[str, Path], ends: tuple[str, ...]) -> dict[str, Path]:
-    """Return files by name without the first of `ends` that the name has; names that have none stay.
-
-    Raises:
-        DataError: two files then share a name.
-    """
-    named: dict[str, Path] = {}
-    for stem, path in files.items():
-        name = stem.removesuffix(next((end for end in ends if stem.endswith(end)), ""))
-        if name in named:
-            raise DataError(f"{named[name]} and {path} both stand for {name!r}; rename or remove one of them")
-        named[name] = path
-    return named
-
-
-def require_root(root: Path) -> None:
-    """Stop with a `DataError` where the folder of a dataset does not exist."""
-    if not root.is_dir():
-        raise DataError(f"the data folder {root} does not exist; check the path")

@@ -4,45 +4,59 @@ Either ROOT/images and ROOT/masks (not yet split), or ROOT/{train,test}/{images,
 cannot be read in exactly one way stops with a `DataError`; what had to be altered to fit is counted in `notes`.
 """
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
-from casam_fed.data.pairing import pair_by_name, require_paired
-from casam_fed.data.raster import (
-    MAX_LABEL,
-    Labels,
-    fact_sentences,
-    list_rasters,
-    present_values,
-    read_binary_mask,
-    read_image,
-    read_labels,
-    require_same_size,
-    require_values,
-)
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.flat_images import Annotation, AnnotationReader, FlatReader, Listing, Pair, binary
+from casam_fed.data.layout import PatientNames, require_folder
+from casam_fed.data.pairing import pair_by_name
+from casam_fed.data.raster import MAX_LABEL, Labels, list_rasters, present_values, read_labels, require_values
+from casam_fed.data.sample import Reader, Record
 from casam_fed.errors import ConfigError, DataError
+from casam_fed.forms import STRICT
 
-__all__ = ["FolderReader", "Labels"]
-
-
-@dataclass(frozen=True)
-class _Pair:
-    record: Record
-    image: Path
-    mask: Path
+__all__ = ["FolderData", "open_folder"]
 
 
-class FolderReader:
-    """Reads a folder of PNG, JPEG or TIFF images and their masks; an image and its mask share the name before the dot.
+@dataclass(frozen=True, config=STRICT)
+class FolderData:
+    """The `data:` block of a folder of images and masks; see `open_folder` for the meaning of the keys.
+
+    Attributes:
+        kind: "folder".
+        path: the folder; relative paths start at the data root that the user gives.
+        classes: names of the target classes in the order of their label values.
+        labels: binary, classes or instances.
+        patient: regular expression for the patient id in a file name; None: every image is its own patient.
+        test_fraction, split_seed: of a patient-wise split, where the folder has no train/ and test/.
+        split: a file that keeps the split, see `casam_fed.data.split_file`.
+    """
+
+    kind: Literal["folder"]
+    path: str
+    classes: tuple[str, ...]
+    labels: Labels = "binary"
+    patient: str | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    split_seed: int = 0
+    split: str | None = None
+
+    def reader(self, root: Path) -> Reader:
+        """Return the reader of the folder, whose path starts at `root`; see `open_folder` for what may be raised."""
+        return open_folder(root / self.path, self.classes, self.labels, self.patient)
+
+
+def open_folder(
+    root: Path, classes: Sequence[str], labels: Labels = "binary", patient: str | None = None
+) -> FlatReader:
+    """Return a reader of PNG, JPEG or TIFF images and their masks; both share the name before the dot.
 
     Hidden files (.DS_Store, ._name) are ignored. Record ids are that name, with "train/" or "test/" in front where the
     split is fixed. Images become uint8 [H,W,3]: grey is repeated, transparency dropped, 16-bit (or 32-bit, or float)
@@ -59,138 +73,61 @@ class FolderReader:
 
     Args:
         root: the folder.
-        classes: names in order, pixel values 1..K; or name -> pixel value (1..65535), for `labels="classes"`.
+        classes: names in order; pixel values 1..K.
         labels: what the mask values mean.
         patient: regular expression searched in the file name without its extension; its first group, or else the whole
             match, is the patient id. None: every image is its own patient.
 
     Raises:
-        ConfigError: an option is unknown, or options do not fit together.
+        ConfigError: options do not fit together.
     """
-
-    def __init__(
-        self,
-        root: Path,
-        classes: Sequence[str] | Mapping[str, int],
-        labels: Labels = "binary",
-        patient: str | None = None,
-    ) -> None:
-        self._root = root
-        self._values = _declared_values(classes, labels)
-        self._labels = labels
-        self._patient = _compiled(patient)
-        self._met: set[str] = set()
-        self._totals: Counter[str] = Counter()
-        self.classes: tuple[str, ...] = tuple(self._values)
-        self.notes: list[str] = []
-
-    def records(self) -> list[Record]:
-        """Return all records, sorted by id; file names are listed, no file is opened.
-
-        Raises:
-            DataError: a folder is missing or empty, images and masks do not pair up, a file is of another kind, or a
-                name does not match the patient expression.
-        """
-        return [pair.record for pair in self._pairs.values()]
-
-    def read(self, record: Record) -> Sample:
-        """Return the sample of `record` at source resolution; `notes` then covers it too.
-
-        Raises:
-            DataError: the record is unknown, a file is unreadable, sizes differ, or a label value is not declared.
-        """
-        pair = self._pairs.get(record.id)
-        if pair is None:
-            raise DataError(f"{self._root} has no image {record.id!r}; list the folder again with records()")
-        facts: Counter[str] = Counter(samples=1)
-        image = read_image(pair.image, facts)
-        masks, instances = self._annotation(pair.mask, facts)
-        require_same_size(image, next(iter(masks.values())), pair.image, pair.mask)
-        facts["empty"] += not any(mask.any() for mask in masks.values())
-        self._note(record.id, facts)
-        return Sample(record.id, record.patient, image, masks, instances)
-
-    @cached_property
-    def _pairs(self) -> dict[str, _Pair]:
-        alone: list[str] = []
-        pairs = [
-            _Pair(Record(_id(stem, split), self._patient_of(stem, split, image), split), image, mask)
-            for split, folder in _parts(self._root)
-            for stem, image, mask in _paired(folder, alone)
-        ]
-        require_paired(alone)
-        return {pair.record.id: pair for pair in sorted(pairs, key=lambda pair: pair.record.id)}
-
-    def _patient_of(self, stem: str, split: str | None, image: Path) -> str:
-        if self._patient is None:
-            return _id(stem, split)
-        match = self._patient.search(stem)
-        patient = match and (match.group(1) if self._patient.groups else match.group())
-        if not patient:
-            raise DataError(
-                f"the patient expression {self._patient.pattern!r} finds no patient in the name {stem!r} of {image}; "
-                "correct the expression or rename the file"
-            )
-        return patient
-
-    def _annotation(
-        self, path: Path, facts: Counter[str]
-    ) -> tuple[dict[str, npt.NDArray[np.bool_]], dict[str, npt.NDArray[np.int32]]]:
-        if self._labels == "binary":
-            return {self.classes[0]: read_binary_mask(path, facts)}, {}
-        values = read_labels(path, self._labels, facts)
-        present = present_values(values, path)
-        if self._labels == "classes":
-            require_values(present, set(self._values.values()), path, "add the value to the classes or repair the mask")
-            return {name: values == value for name, value in self._values.items()}, {}
-        if present.tolist() == [255]:
-            raise DataError(
-                f"mask {path} holds only 0 and 255, which is a binary mask and not instance numbers; "
-                "set labels to binary, or number the instances from 1"
-            )
-        numbers = np.zeros(MAX_LABEL + 1, dtype=np.int32)
-        numbers[present] = np.arange(1, present.size + 1)
-        return {self.classes[0]: values > 0}, {self.classes[0]: numbers[values]}
-
-    def _note(self, record_id: str, facts: Counter[str]) -> None:
-        if record_id not in self._met:
-            self._met.add(record_id)
-            self._totals.update(facts)
-            self.notes[:] = fact_sentences(self._totals)
-
-
-def _id(stem: str, split: str | None) -> str:
-    return f"{split}/{stem}" if split else stem
-
-
-def _declared_values(classes: Sequence[str] | Mapping[str, int], labels: str) -> dict[str, int]:
-    if labels not in get_args(Labels):
-        raise ConfigError(f"labels {labels!r} is unknown; choose one of {', '.join(get_args(Labels))}")
-    if isinstance(classes, str) or not classes:
-        raise ConfigError(f"classes must be a list of names, not {classes!r}; write one name per class")
-    if labels != "classes" and (len(classes) != 1 or isinstance(classes, Mapping)):
+    if not classes or len(set(classes)) < len(classes):
+        raise ConfigError(f"classes must be a list of different names, not {classes!r}; write one name per class")
+    if labels != "classes" and len(classes) != 1:
         raise ConfigError(
-            f"labels {labels!r} describe a single class without a pixel value, but classes are {classes!r}; "
-            "give one name, or set labels to classes"
+            f"labels {labels!r} describe a single class, but classes are {classes!r}; give one name, or set labels to "
+            "classes"
         )
-    values = dict(classes) if isinstance(classes, Mapping) else {name: k for k, name in enumerate(classes, start=1)}
-    if len(values) != len(classes) or len(set(values.values())) != len(values):
-        raise ConfigError(f"classes {classes!r} repeat a name or a pixel value; give every class its own")
-    if wrong := [name for name, value in values.items() if not 1 <= value <= MAX_LABEL]:
-        raise ConfigError(f"class {wrong[0]!r} has pixel value {values[wrong[0]]}; use 1 to {MAX_LABEL}")
-    return values
+    read_mask: dict[Labels, AnnotationReader] = {
+        "binary": binary(classes[0]),
+        "classes": partial(_read_classes, tuple(classes)),
+        "instances": partial(_read_instances, classes[0]),
+    }
+    return FlatReader(root, classes, partial(_listing, root, PatientNames(patient)), read_mask[labels])
 
 
-def _compiled(patient: str | None) -> re.Pattern[str] | None:
-    try:
-        return None if patient is None else re.compile(patient)
-    except re.error as error:
-        raise ConfigError(f"the patient expression {patient!r} is not a regular one ({error}); correct it") from error
+def _read_classes(classes: tuple[str, ...], path: Path, facts: Counter[str]) -> Annotation:
+    values = read_labels(path, "classes", facts)
+    mend = "add the value to the classes or repair the mask"
+    require_values(present_values(values, path), set(range(1, len(classes) + 1)), path, mend)
+    return Annotation({name: values == value for value, name in enumerate(classes, start=1)})
+
+
+def _read_instances(name: str, path: Path, facts: Counter[str]) -> Annotation:
+    values = read_labels(path, "instances", facts)
+    present = present_values(values, path)
+    if present.tolist() == [255]:
+        raise DataError(
+            f"mask {path} holds only 0 and 255, which is a binary mask and not instance numbers; "
+            "set labels to binary, or number the instances from 1"
+        )
+    numbers = np.zeros(MAX_LABEL + 1, dtype=np.int32)
+    numbers[present] = np.arange(1, present.size + 1)
+    return Annotation({name: values > 0}, {name: numbers[values]})
+
+
+def _listing(root: Path, patients: PatientNames) -> Listing:
+    alone: list[str] = []
+    pairs: list[Pair] = []
+    for split, folder in _parts(root):
+        for stem, image, mask in _paired(folder, alone):
+            record_id = f"{split}/{stem}" if split else stem
+            pairs.append(Pair(Record(record_id, patients.find(stem, image, record_id), split), image, mask))
+    return Listing(pairs, alone=alone)
 
 
 def _parts(root: Path) -> list[tuple[str | None, Path]]:
-    if not root.is_dir():
-        raise DataError(f"the data folder {root} does not exist; check the path")
+    require_folder(root)
     flat = any((root / name).is_dir() for name in ("images", "masks"))
     parted = any((root / name).is_dir() for name in ("train", "test"))
     if flat == parted:

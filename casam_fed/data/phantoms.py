@@ -2,53 +2,42 @@
 
 import difflib
 import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass as plain_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from casam_fed.data.sample import Record, Sample
-from casam_fed.drawn import (
-    abdominal_ct,
-    breast_ultrasound,
-    cardiac_mr,
-    dental_xray,
-    endoscopy,
-    kidney,
-    prostate,
-    stained_tissue,
-)
-from casam_fed.drawn.geometry import Phantom
-from casam_fed.drawn.texture import Rng
-from casam_fed.errors import ConfigError, DataError
+from casam_fed.errors import ConfigError
+from casam_fed.forms import STRICT
 
-__all__ = ["MODALITIES", "PhantomReader"]
+if TYPE_CHECKING:
+    from casam_fed.drawn.texture import Rng
+
+__all__ = ["PhantomData", "PhantomReader"]
 
 
-@dataclass(frozen=True)
-class _Modality:
-    classes: tuple[str, ...]
-    draw: Callable[[Rng, Rng, float], Phantom]
+@dataclass(frozen=True, config=STRICT)
+class PhantomData:
+    """The `data:` block of drawn images of one modality; see `PhantomReader` for the meaning of the keys."""
+
+    kind: Literal["phantom"]
+    modality: str
+    train: Annotated[int, Field(ge=2)] = 24
+    test: Annotated[int, Field(ge=1)] = 8
+    images_per_patient: Annotated[int, Field(ge=1)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def reader(self, root: Path) -> "PhantomReader":
+        """Return the reader, which reads nothing from `root`; see `PhantomReader` for what may be raised."""
+        return PhantomReader(self.modality, self.train, self.test, self.seed, self.images_per_patient)
 
 
-_MODALITIES = {
-    "cardiac_mr": _Modality(cardiac_mr.CLASSES, cardiac_mr.draw_cardiac_mr),
-    "stained_tissue": _Modality(stained_tissue.CLASSES, stained_tissue.draw_stained_tissue),
-    "endoscopy": _Modality(endoscopy.CLASSES, endoscopy.draw_endoscopy),
-    "abdominal_ct": _Modality(abdominal_ct.CLASSES, abdominal_ct.draw_abdominal_ct),
-    "kidney_56nx": _Modality(kidney.CLASSES, kidney.draw_kidney_56nx),
-    "kidney_dn": _Modality(kidney.CLASSES, kidney.draw_kidney_dn),
-    "prostate_msd": _Modality(prostate.CLASSES, prostate.draw_prostate_msd),
-    "prostate_promise12": _Modality(prostate.CLASSES, prostate.draw_prostate_promise12),
-    "dental_xray": _Modality(dental_xray.CLASSES, dental_xray.draw_dental_xray),
-    "breast_ultrasound": _Modality(breast_ultrasound.CLASSES, breast_ultrasound.draw_breast_ultrasound),
-}
-
-MODALITIES: tuple[str, ...] = tuple(_MODALITIES)
-"""The modalities a `PhantomReader` can draw."""
-
-
-@dataclass(frozen=True)
+@plain_dataclass(frozen=True)
 class _Place:
     """Which of a patient's images a record is: number `index` of `count`."""
 
@@ -69,32 +58,32 @@ class PhantomReader:
     notes: list[str]
 
     def __init__(self, modality: str, train: int, test: int, seed: int, images_per_patient: int = 2) -> None:
-        """Describe `train` + `test` images of one of `MODALITIES`; draws nothing yet.
+        """Describe `train` + `test` images of a modality; draws nothing yet.
 
         Args:
-            modality: one of `MODALITIES`.
+            modality: one of `casam_fed.drawn.modalities`.
             train: training images, at least 1.
             test: test images, 0 or more.
             seed: 0 or more; another seed is another hospital with other patients.
             images_per_patient: at least 1; the last patient of a split has fewer where the count does not divide.
 
         Raises:
-            ConfigError: an unknown modality, or a number below its minimum.
+            ConfigError: an unknown modality.
         """
-        if modality not in _MODALITIES:
+        # Whoever only reads a configuration does not wait for scipy.
+        from casam_fed.drawn.modalities import MODALITIES
+
+        if modality not in MODALITIES:
             nearest = difflib.get_close_matches(modality, MODALITIES, n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"unknown phantom modality {modality!r}; did you mean {nearest!r}? There are {', '.join(MODALITIES)}"
             )
-        for name, value, least in (
-            ("train", train, 1),
-            ("test", test, 0),
-            ("seed", seed, 0),
-            ("images_per_patient", images_per_patient, 1),
-        ):
-            if value < least:
-                raise ConfigError(f"{name} of the {modality} phantoms is {value}; set it to {least} or more")
-        self.classes = _MODALITIES[modality].classes
+        assert train >= 1
+        assert test >= 0
+        assert seed >= 0
+        assert images_per_patient >= 1
+        self.classes = MODALITIES[modality].classes
+        self._draw = MODALITIES[modality].draw
         self.notes = [f"{modality} images are drawn phantoms, no patients; scores on them are no clinical evidence."]
         self._modality = modality
         self._seed = seed
@@ -107,22 +96,14 @@ class PhantomReader:
         return list(self._records)
 
     def read(self, record: Record) -> Sample:
-        """Draw the image of `record`, 30 to 200 ms.
-
-        Raises:
-            DataError: the record is not one of this dataset.
-        """
-        place = self._places.get(record.id)
-        if place is None:
-            raise DataError(
-                f"the {self._modality} phantoms have no image {record.id!r}; read only what records() lists"
-            )
+        """Draw the image of `record`, one of `records()`, in 30 to 200 ms."""
+        place = self._places[record.id]
         patient, image = self._generator(record.patient), self._generator(record.id)
         position = (place.index + float(image.random())) / place.count
-        phantom = _MODALITIES[self._modality].draw(patient, image, position)
+        phantom = self._draw(patient, image, position)
         return Sample(record.id, record.patient, phantom.image, phantom.masks, phantom.instances)
 
-    def _generator(self, name: str) -> Rng:
+    def _generator(self, name: str) -> "Rng":
         digest = hashlib.sha256(f"{self._modality}/{self._seed}/{name}".encode()).digest()
         return np.random.default_rng(np.frombuffer(digest, dtype="<u4").tolist())
 

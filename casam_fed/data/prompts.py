@@ -109,30 +109,23 @@ def drop_vanished(target_map: TargetMap) -> TargetMap:
 
 
 def tight_box(mask: Mask) -> Floats:
-    """Return the tight box of a mask [H, W], float32 [4].
-
-    Raises:
-        ValueError: the mask is empty.
-    """
+    """Return the tight box of a mask [H, W] that is not empty, float32 [4]."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if rows.size == 0:
-        raise ValueError("an empty mask has no box; prompt only targets that are present")
+    assert rows.size, "an empty mask has no box; prompt only targets that are present"
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float32)
 
 
 def tight_boxes(target_map: TargetMap) -> Floats:
     """Return the tight box of every target, float32 [N, 4]; one pass over each plane whatever N.
 
-    Raises:
-        ValueError: a target has vanished; take it out with `drop_vanished` first.
+    No target may have vanished; `drop_vanished` takes those out.
     """
     found = [ndimage.find_objects(plane) for plane in target_map.labels]
     boxes = np.empty((len(target_map), 4), dtype=np.float32)
     for index, target in enumerate(target_map.targets):
         objects = found[target.plane]
         where = objects[target.label - 1] if target.label <= len(objects) else None
-        if where is None:
-            raise ValueError(f"target {index} ({target.class_name}) has no pixels; call drop_vanished first")
+        assert where is not None, f"target {index} ({target.class_name}) has no pixels; call drop_vanished first"
         rows, columns = where
         boxes[index] = columns.start, rows.start, columns.stop - 1, rows.stop - 1
     return boxes
@@ -153,14 +146,11 @@ def jitter_box(box: npt.ArrayLike, pixels: float, shape: tuple[int, int], rng: R
 def central_point(mask: Mask, rng: Rng) -> Floats:
     """Return a point (x, y), float32 [2], drawn evenly among the half of the mask's pixels nearest to its centroid.
 
-    The half is rounded up; pixels at equal distance are taken in reading order, so that it is the same everywhere.
-
-    Raises:
-        ValueError: the mask is empty.
+    The half is rounded up; pixels at equal distance are taken in reading order, so that it is the same everywhere. The
+    mask is not empty.
     """
     ys, xs = np.nonzero(mask)
-    if ys.size == 0:
-        raise ValueError("an empty mask has no central point; prompt only targets that are present")
+    assert ys.size, "an empty mask has no central point; prompt only targets that are present"
     distances = (ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2
     half = (ys.size + 1) // 2
     # A partition finds the limit without sorting; its order is not defined, so only the value is used.
@@ -172,13 +162,8 @@ def central_point(mask: Mask, rng: Rng) -> Floats:
 
 
 def draw_targets(n_targets: int, count: int, rng: Rng) -> npt.NDArray[np.intp]:
-    """Return `count` indices below `n_targets`, [count]; with replacement only where there are fewer targets than that.
-
-    Raises:
-        ValueError: there are no targets.
-    """
-    if n_targets < 1:
-        raise ValueError("an image without targets has none to draw; skip it in training")
+    """Return `count` indices below `n_targets`, [count]; with replacement only where there are fewer targets than that."""
+    assert n_targets >= 1, "an image without targets has none to draw; skip it in training"
     return rng.choice(n_targets, size=count, replace=n_targets < count).astype(np.intp)
 
 

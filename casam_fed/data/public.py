@@ -1,156 +1,70 @@
-"""The `data:` block of a public dataset, and the reader that it asks for."""
+"""What a public dataset is to us: what its owner calls it and on which terms, the options of its reader, and the reader."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Final
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-
-from casam_fed.data.catalogue import dataset_card
 from casam_fed.data.sample import Reader
-from casam_fed.errors import ConfigError
-from casam_fed.forms import STRICT
-from casam_fed.host.files import cache_dir
+from casam_fed.data.volume import Window
 
-__all__ = ["PublicData", "open_public"]
+__all__ = ["READ_THERE", "DatasetCard", "Options", "PublicDataset"]
+
+READ_THERE: Final = "read the terms there"
 
 
-@dataclass(frozen=True, config=STRICT)
-class PublicData:
-    """A public dataset as its owner distributes it; the kinds are the names of `casam_fed.data.catalogue`.
+@dataclass(frozen=True)
+class DatasetCard:
+    """What there is to say about a dataset.
 
     Attributes:
-        kind: the dataset.
-        path: its folder.
-        classes: prepared: names of the classes in order, where dataset.json has none.
-        channel: msd_prostate, msd_spleen, nnunet: which channel of a volume.
-        window: the same: lowest and highest intensity in source units (HU for CT); None: the reader's default.
-        patient: prepared, nnunet: regular expression for the patient id in a name.
-        test_fraction, split_seed, split: as for a folder; an owner's split stays.
+        name: its name in YAML files and on the command line.
+        title: what its owners call it.
+        modality: in words, for cards and tables.
+        classes: target classes in their order; empty where the dataset itself names them.
+        layout: the files as distributed.
+        where: where the owner offers it.
+        licence: terms as the owner states them, or that they have to be read there.
+        counts: training and test images in the paper's stream (CA-SAM, arXiv 2511.17201); None for general layouts.
     """
 
-    kind: Literal[
-        "acdc",
-        "ebhi_seg",
-        "kpis_56nx",
-        "kpis_dn",
-        "polyp",
-        "msd_prostate",
-        "msd_spleen",
-        "promise12",
-        "sts_2d",
-        "prepared",
-        "nnunet",
-    ]
-    path: str
+    name: str
+    title: str
+    modality: str
+    classes: tuple[str, ...]
+    layout: str
+    where: str
+    licence: str
+    counts: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about some of the datasets; every reader takes what it knows.
+
+    Attributes:
+        classes: names of the classes in order; empty: those that the dataset names.
+        channel: which channel of a volume.
+        window: lowest and highest intensity in source units (HU for CT); None: the reader's default.
+        patient: regular expression for the patient id in a name; None: every image or case is its own.
+    """
+
     classes: tuple[str, ...] = ()
-    channel: Annotated[int, Field(ge=0)] = 0
-    window: tuple[float, float] | None = None
+    channel: int = 0
+    window: Window | None = None
     patient: str | None = None
-    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    split_seed: int = 0
-    split: str | None = None
 
 
-_OPTIONS = {
-    "prepared": {"classes", "patient"},
-    "nnunet": {"channel", "window", "patient"},
-    "msd_prostate": {"channel", "window"},
-    "msd_spleen": {"channel", "window"},
-}
-"""Options that only some kinds have."""
+@dataclass(frozen=True)
+class PublicDataset:
+    """A dataset that we can read.
 
-
-def open_public(config: PublicData, folder: Path) -> Reader:
-    """Return the reader of a public dataset in `folder`; it has touched no image.
-
-    Raises:
-        ConfigError: an option that this kind does not have.
-        DataError: what the reader finds wrong with the files.
+    Attributes:
+        card: what there is to say about it.
+        open: from its folder and the options to its reader, which has touched no image.
+        options: names of those `Options` that it has.
     """
-    defaults = PublicData(kind=config.kind, path=config.path)
-    for option in ("classes", "channel", "window", "patient"):
-        changed = getattr(config, option) != getattr(defaults, option)
-        if changed and option not in _OPTIONS.get(config.kind, set()):
-            kinds = " and ".join(kind for kind, options in _OPTIONS.items() if option in options)
-            raise ConfigError(f"data of kind {config.kind} has no option '{option}' (only {kinds}); remove it")
-    return _READERS[config.kind](config, folder)
 
-
-def _acdc(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.acdc import AcdcReader
-
-    return AcdcReader(folder, cache=_slices())
-
-
-def _ebhi(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.ebhi import EbhiReader
-
-    return EbhiReader(folder)
-
-
-def _kpis(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.kpis import KpisReader
-
-    return KpisReader(folder, "56Nx" if config.kind == "kpis_56nx" else "DN")
-
-
-def _polyp(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.polyp import PolypReader
-
-    return PolypReader(folder)
-
-
-def _msd(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.msd import MsdReader
-    from casam_fed.data.volume import Window
-
-    window = Window(*config.window) if config.window else None
-    return MsdReader(folder, dataset_card(config.kind).classes, config.channel, window, cache=_slices())
-
-
-def _promise12(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.promise12 import Promise12Reader
-
-    return Promise12Reader(folder, cache=_slices())
-
-
-def _sts2d(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.sts2d import Sts2dReader
-
-    return Sts2dReader(folder)
-
-
-def _prepared(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.prepared import PreparedReader
-
-    return PreparedReader(folder, config.classes or None, config.patient)
-
-
-def _nnunet(config: PublicData, folder: Path) -> Reader:
-    from casam_fed.data.formats.nnunet import NnUNetReader
-    from casam_fed.data.volume import Window
-
-    window = Window(*config.window) if config.window else None
-    return NnUNetReader(folder, config.channel, window, patient=config.patient, cache=_slices())
-
-
-_READERS: dict[str, Callable[[PublicData, Path], Reader]] = {
-    "acdc": _acdc,
-    "ebhi_seg": _ebhi,
-    "kpis_56nx": _kpis,
-    "kpis_dn": _kpis,
-    "polyp": _polyp,
-    "msd_prostate": _msd,
-    "msd_spleen": _msd,
-    "promise12": _promise12,
-    "sts_2d": _sts2d,
-    "prepared": _prepared,
-    "nnunet": _nnunet,
-}
-
-
-def _slices() -> Path:
-    """Return the folder that keeps which slices of a volume have foreground."""
-    return cache_dir() / "slices"
+    card: DatasetCard
+    open: Callable[[Path, Options], Reader]
+    options: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from casam_fed.data.layout import require_folder
 from casam_fed.errors import DataError
 
 __all__ = [
@@ -45,10 +46,11 @@ _SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 _LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
 _DEEP_GREY: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _SHALLOW: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
+_TOO_LARGE: Final = f"claims more than {MAX_PIXELS:,} pixels; cut it, and its mask, into tiles"
 _ORIENTATION_TAG, _BITS_TAG, _PHOTOMETRIC_TAG = 274, 258, 262
 
 Labels = Literal["binary", "classes", "instances"]
-"""What the values of a mask mean; see `casam_fed.data.folder.FolderReader`."""
+"""What the values of a mask mean; see `casam_fed.data.folder.open_folder`."""
 
 LabelValues = npt.NDArray[np.int32]
 
@@ -59,8 +61,7 @@ def list_rasters(folder: Path) -> dict[str, Path]:
     Raises:
         DataError: the folder is missing, two files share a name, or a file is of another kind.
     """
-    if not folder.is_dir():
-        raise DataError(f"the folder {folder} is missing; create it or correct the data path")
+    require_folder(folder)
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in _LITTER:
@@ -79,34 +80,34 @@ def _load(path: Path) -> Image.Image:
     try:
         # Only verify() compares the checksums of a PNG, and it leaves the file unusable: hence opened twice.
         with Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-            image.verify()
+            problem = _TOO_LARGE if image.width * image.height > MAX_PIXELS else None
+            if problem is None:
+                image.verify()
         with Image.open(path, formats=_FORMATS) as image:
-            _refuse_pages_and_turns(image, path)
-            image.load()
-            return image
-    except DataError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path} claims more than {MAX_PIXELS:,} pixels; cut it, and its mask, into tiles") from error
+            problem = problem or _pages_or_turned(image)
+            if problem is None:
+                image.load()
+                return image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        problem = _TOO_LARGE
     except Exception as error:  # Pillow raises a dozen unrelated types on damaged files.
         reason = "its content is none of these" if isinstance(error, UnidentifiedImageError) else error
-        raise DataError(
-            f"{path} cannot be read as PNG, JPEG or TIFF ({reason}); replace it with an intact copy"
-        ) from error
+        problem = f"cannot be read as PNG, JPEG or TIFF ({reason}); replace it with an intact copy"
+    raise DataError(f"{path} {problem}")
 
 
-def _refuse_pages_and_turns(image: Image.Image, path: Path) -> None:
+def _pages_or_turned(image: Image.Image) -> str | None:
+    """Return why an image cannot be taken as it stands in its file, and the mend."""
     pages = getattr(image, "n_frames", 1)
     if pages != 1:
-        raise DataError(f"{path} holds {pages} pages or frames; save each as a file of its own, with its own mask")
+        return f"holds {pages} pages or frames; save each as a file of its own, with its own mask"
     orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     if orientation != 1:
-        raise DataError(
-            f"{path} carries EXIF orientation {orientation}, so that it is unknown whether image and mask are turned "
-            "alike; save both upright without the tag"
+        return (
+            f"carries EXIF orientation {orientation}, so that it is unknown whether image and mask are turned alike; "
+            "save both upright without the tag"
         )
+    return None
 
 
 def read_image(path: Path, facts: Counter[str]) -> npt.NDArray[np.uint8]:
@@ -164,51 +165,51 @@ def read_labels(path: Path, labels: Labels, facts: Counter[str]) -> LabelValues:
         DataError: the file is damaged, too large, turned by EXIF, or coloured, or a JPEG although `labels` is not "binary".
     """
     image = _load(path)
-    if image.mode not in _SHALLOW | _DEEP_GREY - {"F"}:
-        raise DataError(f"mask {path} has pixels of mode {image.mode}, no label values; save it as 8- or 16-bit grey")
+    if problem := _no_labels(image, labels, path):
+        raise DataError(f"mask {path} {problem}")
     values = np.asarray(image).astype(np.int32)
-    if image.mode in ("P", "PA"):
-        values = _palette_values(image, path)
-    elif values.ndim == 3:
-        values = _grey_of_colour(image, values, path)
-    if image.format not in _LOSSY:
-        return values
-    if labels != "binary":
-        raise DataError(f"mask {path} is a JPEG, which alters label values; save the {labels} as PNG or TIFF")
-    return _thresholded(values, path, facts)
+    grey = values[:, :, 0] if values.ndim == 3 else values
+    return _thresholded(grey, facts) if image.format in _LOSSY else grey
 
 
-def _palette_values(image: Image.Image, path: Path) -> LabelValues:
+def _no_labels(image: Image.Image, labels: Labels, path: Path) -> str | None:
+    """Return why the pixels of a mask are no label values that can be read in exactly one way, and the mend."""
+    if image.mode not in _SHALLOW | _DEEP_GREY - {"F"}:
+        return f"has pixels of mode {image.mode}, no label values; save it as 8- or 16-bit grey"
     # Optimisers reorder palettes: an index is a label only where background is still entry 0.
-    if image.mode == "PA" or (image.getpalette("RGB") or [1])[:3] != [0, 0, 0]:
-        raise DataError(
-            f"mask {path} has a palette whose entry 0 is not opaque black, so that its indices may be no label values; "
+    if image.mode == "PA" or (image.mode == "P" and (image.getpalette("RGB") or [1])[:3] != [0, 0, 0]):
+        return (
+            "has a palette whose entry 0 is not opaque black, so that its indices may be no label values; "
             "save it as 8- or 16-bit grey"
         )
-    return np.asarray(image).astype(np.int32)
-
-
-def _grey_of_colour(image: Image.Image, values: LabelValues, path: Path) -> LabelValues:
-    alpha = image.mode.endswith("A")
-    colours = values[:, :, :-1] if alpha else values
-    compared = colours >= JPEG_THRESHOLD if image.format in _LOSSY else colours
-    if (compared != compared[:, :, :1]).any():
-        reason = "its red, green and blue differ, and which colour means which class is not in the file"
-    elif alpha and (values[:, :, -1] != 255).any():
-        reason = "it is partly transparent"
-    elif _bits(image, path) > 8:
-        reason = "it has several 16-bit channels"
-    else:
-        return colours[:, :, 0]
-    raise DataError(f"mask {path} is an {image.mode} image that cannot be read as labels ({reason}); save it as grey")
-
-
-def _thresholded(values: LabelValues, path: Path, facts: Counter[str]) -> LabelValues:
-    if 0 < values.max() < JPEG_THRESHOLD:
-        raise DataError(
-            f"mask {path} is a JPEG whose brightest pixel is {values.max()}, below the threshold {JPEG_THRESHOLD}; "
+    values = np.asarray(image)
+    if values.ndim == 3 and (reason := _no_grey(image, values, path)):
+        return f"is an {image.mode} image that cannot be read as labels ({reason}); save it as grey"
+    if image.format not in _LOSSY:
+        return None
+    if labels != "binary":
+        return f"is a JPEG, which alters label values; save the {labels} as PNG or TIFF"
+    brightest = int((values[:, :, 0] if values.ndim == 3 else values).max())
+    if 0 < brightest < JPEG_THRESHOLD:
+        return (
+            f"is a JPEG whose brightest pixel is {brightest}, below the threshold {JPEG_THRESHOLD}; "
             "save it as PNG with 0 and 255"
         )
+    return None
+
+
+def _no_grey(image: Image.Image, values: npt.NDArray[np.uint8], path: Path) -> str | None:
+    alpha = image.mode.endswith("A")
+    colours = values[:, :, :-1] if alpha else values
+    compared: npt.NDArray[np.generic] = colours >= JPEG_THRESHOLD if image.format in _LOSSY else colours
+    if (compared != compared[:, :, :1]).any():
+        return "its red, green and blue differ, and which colour means which class is not in the file"
+    if alpha and (values[:, :, -1] != 255).any():
+        return "it is partly transparent"
+    return "it has several 16-bit channels" if _bits(image, path) > 8 else None
+
+
+def _thresholded(values: LabelValues, facts: Counter[str]) -> LabelValues:
     facts["jpeg"] += 1
     facts["jpeg pixels"] += values.size
     facts["jpeg between"] += int(((values > 0) & (values < 255)).sum())

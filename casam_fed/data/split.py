@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from casam_fed.data.sample import Record, Sample
-from casam_fed.errors import ConfigError, DataError
+from casam_fed.data.sample import Record
+from casam_fed.errors import DataError
 from casam_fed.host.files import sha256_bytes
 
-__all__ = ["check_counts", "foreground_counts", "patient_folds", "split_records"]
+__all__ = ["check_counts", "patient_folds", "split_records"]
 
 
 def split_records(records: Sequence[Record], test_fraction: float = 0.2, seed: int = 0) -> list[Record]:
@@ -25,12 +25,15 @@ def split_records(records: Sequence[Record], test_fraction: float = 0.2, seed: i
     test, in an order drawn from `seed`, as long as that brings the number of test images closer to `test_fraction` of
     the remaining images; neither side stays empty.
 
+    Args:
+        records: of a dataset.
+        test_fraction: above 0 and below 1.
+        seed: other seeds give other splits.
+
     Raises:
-        ConfigError: `test_fraction` is not between 0 and 1.
         DataError: a fixed split has a patient on both sides, or there are too few patients to fill both sides.
     """
-    if not 0 < test_fraction < 1:
-        raise ConfigError(f"the test fraction is {test_fraction}; give a number above 0 and below 1")
+    assert 0 < test_fraction < 1
     sides = _fixed_sides(records)
     sizes: dict[str, int] = defaultdict(int)
     for record in records:
@@ -47,20 +50,11 @@ def split_records(records: Sequence[Record], test_fraction: float = 0.2, seed: i
     return [replace(record, split=sides[record.patient]) for record in records]
 
 
-def foreground_counts(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
-    """Return, for every class, the number of samples that have at least one pixel of it."""
-    counts = dict.fromkeys(classes, 0)
-    for sample in samples:
-        for name in classes:
-            counts[name] += bool(sample.masks[name].any())
-    return counts
-
-
 def check_counts(counts: Mapping[str, int], minimum: int = 2) -> None:
     """Stop when a class has too few images to learn from.
 
     Args:
-        counts: class -> number of training images with foreground of that class (`foreground_counts`).
+        counts: class -> number of training images with foreground of that class.
         minimum: the least number allowed.
 
     Raises:
@@ -78,19 +72,16 @@ def patient_folds(patients: Sequence[str], folds: int, seed: int) -> list[npt.ND
     """Return K-fold held-out sets that never separate a patient, balanced by number of images.
 
     Args:
-        patients: the patient id of every image, [N].
-        folds: the number of folds wanted; with fewer patients there are as many folds as patients. One patient gives a
-            single fold, which leaves nothing to train on.
+        patients: the patient id of every image, [N], at least one.
+        folds: the number of folds wanted, at least 1; with fewer patients there are as many folds as patients. One
+            patient gives a single fold, which leaves nothing to train on.
         seed: other seeds give other folds.
 
     Returns:
         Ascending index arrays into `patients`, none empty, together every index once.
-
-    Raises:
-        ValueError: there are no patients, or `folds` is below 1.
     """
-    if not patients or folds < 1:
-        raise ValueError(f"cannot make {folds} folds of {len(patients)} images")
+    assert patients
+    assert folds >= 1
     sizes: dict[str, int] = defaultdict(int)
     for patient in patients:
         sizes[patient] += 1

@@ -50,18 +50,10 @@ Affine = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Grey from two percentiles of the whole volume: for scanners without a unit, such as MR.
-
-    Raises:
-        ConfigError: not 0 <= low < high <= 100.
-    """
+    """Grey from two percentiles of the whole volume, 0 <= low < high <= 100: for scanners without a unit, such as MR."""
 
     low: float = 0.5
     high: float = 99.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 100:
-            raise ConfigError(f"percentiles {self.low} to {self.high} are no range; give 0 <= low < high <= 100")
 
     def limits(self, values: npt.NDArray[Any]) -> tuple[float, float]:
         """Return what becomes 0 and what becomes 255."""
@@ -120,26 +112,16 @@ class Volume:
         return int(self.planes.shape[0])
 
     def slice(self, z: int) -> npt.NDArray[Any]:
-        """Return plane `z`, [H, W], 0 <= z < slices.
-
-        Raises:
-            IndexError: there is no such plane.
-        """
-        if not 0 <= z < self.slices:
-            raise IndexError(f"{self.path} has planes 0 to {self.slices - 1}, not {z}")
+        """Return plane `z`, [H, W], 0 <= z < slices."""
         return cast(npt.NDArray[Any], self.planes[z])
 
     def to_source(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return planes, [Z, H, W], in the voxel order of the file, dtype kept.
+        """Return planes, of the shape of `self.planes`, in the voxel order of the file, dtype kept.
 
         The order is that of the library people read such a file with: [i, j, k] as nibabel gives NIfTI, [k, j, i] as
         `SimpleITK.GetArrayFromImage` gives MetaImage; a time or channel axis is not part of it.
-
-        Raises:
-            ValueError: `planes` is not of the shape of `self.planes`.
         """
-        if planes.shape != self.planes.shape:
-            raise ValueError(f"the planes are {planes.shape}, but those of {self.path} are {self.planes.shape}")
+        assert planes.shape == self.planes.shape
         return np.ascontiguousarray(_flip(planes, self.flipped).transpose(np.argsort(self.source_axes)))
 
 
@@ -172,10 +154,10 @@ def open_volume(path: Path, channel: int = 0, view: View = "axial") -> Volume:
     except Exception as error:  # Both libraries raise a dozen unrelated types on damaged files.
         reason = " ".join(str(error).split()).rpartition("ITK ERROR: ")[2] or type(error).__name__
         raise DataError(f"{path} cannot be read as a volume ({reason}); replace it with an intact copy") from error
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{path} has voxels of type {values.dtype}; save it with one real number per voxel")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DataError(f"{path} holds voxels that are not finite; export it again without them")
+    real = values.dtype.kind in "iuf"
+    if not real or (values.dtype.kind == "f" and not np.isfinite(values).all()):
+        which = "that are not finite" if real else f"of type {values.dtype}"
+        raise DataError(f"{path} holds voxels {which}; export it again with one real, finite number per voxel")
     volume = _cut(path, values, affine, view)
     # SimpleITK's arrays are [k, j, i]; both kinds are oriented as [i, j, k], so that they agree on equally close axes.
     plane, row, column = volume.source_axes
@@ -283,8 +265,6 @@ def _read_meta(path: Path, channel: int) -> tuple[npt.NDArray[Any], Affine]:
     reader.ReadImageInformation()
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     shape = _checked_shape(path, size, components)
-    if len(shape) == 4 and components > 1:
-        raise DataError(f"{path} has channels on its fourth axis and in its voxels; save each channel on its own")
     _require_channel(path, channel, shape[3] if len(shape) == 4 else components)
     axes = len(size)
     reader.SetExtractIndex([0, 0, 0, channel if len(shape) == 4 else 0, 0, 0, 0][:axes])
@@ -302,16 +282,19 @@ def _require_own_data(path: Path) -> None:
     with path.open("rb") as file:
         header = file.read(_MAX_HEADER)
     field = re.search(rb"^ElementDataFile[ \t]*=[ \t]*(.*?)[ \t\r]*$", header, re.MULTILINE)
+    name = field.group(1).decode("utf-8", errors="replace") if field else ""
     # The first mention counts: an odd spelling before it must not hide the file that the library will follow.
     if not field or field.start() != header.lower().find(b"elementdatafile"):
-        raise DataError(f"{path} does not name its data (ElementDataFile); replace it with an intact copy")
-    name = field.group(1).decode("utf-8", errors="replace")
-    if name.upper() == "LOCAL":
+        problem = "does not name its data (ElementDataFile); replace it with an intact copy"
+    elif name.upper() == "LOCAL":
         return
-    if not name.isprintable() or any(mark in name for mark in "/\\%: ") or name.upper().startswith("LIST"):
-        raise DataError(f"{path} takes its voxels from {name!r}; they must lie in one file in the same folder")
-    if not (path.parent / name).is_file():
-        raise DataError(f"{path} takes its voxels from {name}, which is not in its folder; put the file beside it")
+    elif not name.isprintable() or any(mark in name for mark in "/\\%: ") or name.upper().startswith("LIST"):
+        problem = f"takes its voxels from {name!r}; they must lie in one file in the same folder"
+    elif (path.parent / name).is_file():
+        return
+    else:
+        problem = f"takes its voxels from {name}, which is not in its folder; put the file beside it"
+    raise DataError(f"{path} {problem}")
 
 
 def _checked_shape(path: Path, shape: tuple[int, ...], components: int) -> tuple[int, ...]:
@@ -319,11 +302,15 @@ def _checked_shape(path: Path, shape: tuple[int, ...], components: int) -> tuple
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4):
-        raise DataError(f"{path} has {len(shape)} axes; save a volume with 3, or 4 where the last one is the channel")
-    if math.prod(shape) * components > MAX_VOXELS or min(shape) < 1:
+        problem = f"has {len(shape)} axes; save a volume with 3, or 4 where the last one is the channel"
+    elif math.prod(shape) * components > MAX_VOXELS or min(shape) < 1:
         claim = " x ".join(str(size) for size in shape)
-        raise DataError(f"{path} claims {claim} voxels, outside 1 to {MAX_VOXELS:,}; crop it or split its channels")
-    return shape
+        problem = f"claims {claim} voxels, outside 1 to {MAX_VOXELS:,}; crop it or split its channels"
+    elif len(shape) == 4 and components > 1:
+        problem = "has channels on its fourth axis and in its voxels; save each channel on its own"
+    else:
+        return shape
+    raise DataError(f"{path} {problem}")
 
 
 def _require_channel(path: Path, channel: int, channels: int) -> None:

@@ -10,36 +10,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from casam_fed.data.raster import MAX_LABEL, present_values, require_values
 from casam_fed.data.sample import Record, Sample
 from casam_fed.data.volume import Intensity, Percentiles, Volume, open_volume, to_rgb
 from casam_fed.errors import DataError
-from casam_fed.host.files import sha256_bytes, write_atomically
+from casam_fed.host.files import cache_dir, sha256_bytes, write_atomically
 
-__all__ = [
-    "ClassValues",
-    "VolumeCase",
-    "VolumeReader",
-    "read_description",
-    "read_json",
-    "require_folder",
-    "without_suffix",
-]
+__all__ = ["ClassValues", "VolumeCase", "VolumeReader", "slices_cache"]
 
 ClassValues = Mapping[str, int | tuple[int, ...]]
 """Class name -> its label value, or several where the class is a region made of them (nnU-Net)."""
 
-Description = TypeVar("Description", bound=BaseModel)
-
 _VERSION: Final = 1
-_MAX_TEXT: Final = 2**24
+_MAX_CACHE: Final = 2**24
 _SHIFT: Final = 0.1
+
+
+class _Kept(BaseModel):
+    """What a cache file says: about which label volume, and the label values on each of its planes."""
+
+    key: list[Any]
+    present: Annotated[list[list[Annotated[StrictInt, Field(ge=1, le=MAX_LABEL)]]], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,13 @@ class VolumeReader:
     "acquired").
 
     Args:
-        cases: in any order.
+        cases: in any order, at least one.
         classes: the target classes with their label values, 1..65535; regions may overlap.
         intensity: how voxels become grey; percentiles are those of the whole volume.
-        background: label values that may occur and belong to no class; 0 always is one.
         cache: a folder that remembers which slices have foreground; None: look again every time.
 
     Raises:
-        DataError: there are no cases, or two share an id.
+        DataError: two cases share an id.
     """
 
     def __init__(
@@ -85,18 +81,18 @@ class VolumeReader:
         classes: ClassValues,
         intensity: Intensity | None = None,
         *,
-        background: Sequence[int] = (),
         cache: Path | None = None,
     ) -> None:
         self._cases: dict[str, VolumeCase] = {}
         for case in sorted(cases, key=lambda case: case.id):
             if other := self._cases.get(case.id):
-                raise DataError(f"{other.image} and {case.image} are both case {case.id!r}; rename or remove one")
+                raise DataError(
+                    f"{other.image} and {case.image} are both listed as {case.id!r}; rename or remove one of them"
+                )
             self._cases[case.id] = case
-        if not self._cases:
-            raise DataError("the dataset has no cases; check the path")
+        assert self._cases
         self._values = {name: value if isinstance(value, tuple) else (value,) for name, value in classes.items()}
-        self._declared = {value for values in self._values.values() for value in values} | set(background)
+        self._declared = {value for values in self._values.values() for value in values}
         self._intensity: Intensity = intensity or Percentiles()
         self._cache = cache
         self._opened: _Opened | None = None
@@ -134,10 +130,9 @@ class VolumeReader:
         for case in self._cases.values():
             present = self._present_by_slice(case.label)
             total += len(present)
-            wanted = {value for values in self._values.values() for value in values}
             digits = max(3, len(str(len(present) - 1)))
             for z, values in enumerate(present):
-                if wanted.intersection(values):
+                if self._declared.intersection(values):
                     record = Record(f"{case.id}/{z:0{digits}d}", case.patient, case.split)
                     found[record.id] = (record, z)
         if not found:
@@ -183,79 +178,32 @@ class VolumeReader:
         return [self._present(label.slice(z), path) for z in range(label.slices)]
 
 
-def require_folder(folder: Path) -> None:
-    """Stop with a `DataError` where a folder is missing."""
-    if not folder.is_dir():
-        raise DataError(f"the data folder {folder} does not exist; check the path")
-
-
-def read_json(path: Path, model: type[Description]) -> Description:
-    """Return what a JSON file says about a dataset, as the pydantic `model`.
-
-    Raises:
-        DataError: as `read_description`, or a field is missing or of another type.
-    """
-    try:
-        return model.model_validate_json(read_description(path))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise DataError(f"{path} is wrong at {place} ({problem['msg']}); replace it with an intact copy") from error
-
-
-def read_description(path: Path) -> str:
-    """Return a small text file that describes a dataset, such as Info.cfg.
-
-    Raises:
-        DataError: it is missing, larger than 16 MiB, or not UTF-8.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is missing; it must be there in a dataset of this layout, so check the path")
-    with path.open("rb") as file:
-        content = file.read(_MAX_TEXT + 1)
-    if len(content) > _MAX_TEXT:
-        raise DataError(f"{path} is larger than {_MAX_TEXT:,} bytes; replace it with an intact copy")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8; replace it with an intact copy") from error
-
-
-def without_suffix(path: Path) -> str:
-    """Return the file name before .nii.gz, or before its last dot."""
-    return path.name[:-7] if path.name.lower().endswith(".nii.gz") else path.stem
+def slices_cache() -> Path:
+    """Return the folder that keeps for this user which slices of a volume have foreground."""
+    return cache_dir() / "slices"
 
 
 def _remembered(file: Path, key: list[Any]) -> list[list[int]] | None:
     """Return what a cache file says, or None where it is absent, damaged, or about something else."""
     try:
-        if file.stat().st_size > _MAX_TEXT:
-            return None
-        content = json.loads(file.read_bytes())
-        present = content["present"]
-        if content["key"] != key or not present:
-            return None
-        return [[value for value in values if _is_label(value)] for values in present]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        with file.open("rb") as stored:
+            kept = _Kept.model_validate_json(stored.read(_MAX_CACHE))
+    except (OSError, ValidationError):
         return None
-
-
-def _is_label(value: object) -> bool:
-    if type(value) is not int or not 1 <= value <= MAX_LABEL:
-        raise ValueError(f"{value!r} is no label value")
-    return True
+    return kept.present if kept.key == key else None
 
 
 def _label_volume(path: Path) -> Volume:
     label = open_volume(path, view="acquired")
     for z in range(label.slices):
         plane = label.slice(z)
-        if plane.dtype.kind == "f" and (plane != np.round(plane)).any():
-            value = float(plane[plane != np.round(plane)][0])
-            raise DataError(f"label volume {path} holds the value {value:g}; save it with whole label values")
-        if plane.min() < 0 or plane.max() > MAX_LABEL:
-            value = float(plane.min() if plane.min() < 0 else plane.max())
-            raise DataError(f"label volume {path} holds the value {value:g}, outside 0 to {MAX_LABEL}; repair it")
+        wrong = plane[(plane != np.round(plane)) | (plane < 0) | (plane > MAX_LABEL)]
+        if wrong.size:
+            worst = float(wrong[np.abs(wrong).argmax()])
+            raise DataError(
+                f"label volume {path} holds the value {worst:g}, outside 0 to {MAX_LABEL} or not whole; "
+                "save it with whole label values"
+            )
     return label
 
 
@@ -263,15 +211,12 @@ def _require_same_grid(image: Volume, label: Volume) -> None:
     """Stop where image and label differ in shape, or their corners lie more than a tenth of a voxel apart."""
     if image.planes.shape != label.planes.shape:
         sizes = [" x ".join(str(size) for size in volume.planes.shape) for volume in (image, label)]
-        raise DataError(
-            f"image {image.path} has {sizes[0]} planes, rows and columns but its label {label.path} has {sizes[1]}; "
-            "export both on the same grid"
-        )
-    last = [size - 1 for size in image.planes.shape]
-    corners = np.array([[*(np.array(last) * bits), 1] for bits in np.ndindex(2, 2, 2)]).T
-    apart = np.linalg.norm(((image.affine - label.affine) @ corners)[:3], axis=0).max()
-    if apart > _SHIFT * min(image.spacing):
-        raise DataError(
-            f"image {image.path} and its label {label.path} lie up to {apart:.3g} mm apart in the patient; "
-            "export both on the same grid"
-        )
+        problem = f"has {sizes[0]} planes, rows and columns but its label {label.path} has {sizes[1]}"
+    else:
+        last = [size - 1 for size in image.planes.shape]
+        corners = np.array([[*(np.array(last) * bits), 1] for bits in np.ndindex(2, 2, 2)]).T
+        apart = np.linalg.norm(((image.affine - label.affine) @ corners)[:3], axis=0).max()
+        if apart <= _SHIFT * min(image.spacing):
+            return
+        problem = f"and its label {label.path} lie up to {apart:.3g} mm apart in the patient"
+    raise DataError(f"image {image.path} {problem}; export both on the same grid")

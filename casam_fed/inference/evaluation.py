@@ -11,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ from casam_fed.data.prompts import targets_of, tight_boxes
 from casam_fed.data.sample import Reader
 from casam_fed.host.files import write_atomically
 from casam_fed.inference import metrics
-from casam_fed.inference.segmenter import IDENTITY, BankRouter, Segmenter, decode_masks
+from casam_fed.inference.segmenter import Segmenter, decode_masks
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.task_data import EncodedImage, TaskData
@@ -30,6 +29,9 @@ from casam_fed.routing.pooling import pool
 from casam_fed.wire.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
 
 __all__ = ["Evaluator"]
+
+_IDENTITY = "identity"
+"""Stands for "no alignment layer" where a digest names the layer that an image takes."""
 
 
 class Evaluator:
@@ -41,7 +43,6 @@ class Evaluator:
         data: TaskData,
         store: EmbeddingStore,
         config: MethodConfig,
-        seed: int,
         cache: Path | None = None,
     ) -> None:
         """Pool the stored embeddings and read the kept scores.
@@ -50,11 +51,10 @@ class Evaluator:
             reader: reads a sample again when it has to be decoded.
             data: the encoded test images.
             store: holds their embeddings.
-            config: unit, resolution of the scores, sampling of the VAE.
-            seed: of sampled VAE scores.
+            config: unit, and resolution of the scores.
             cache: JSON file that keeps the scores per image and layer between processes; it never leaves the site.
         """
-        self.reader, self.data, self.store, self.config, self.seed = reader, data, store, config, seed
+        self.reader, self.data, self.store, self.config = reader, data, store, config
         self.features = torch.cat([pool(store.load([key])) for key in data.keys])
         self._truths: dict[str, tuple[tuple[int, ...], bytes, npt.NDArray[np.float32]]] = {}
         self._cache_path = cache
@@ -68,28 +68,15 @@ class Evaluator:
 
     def oracle(self, segmenter: Segmenter, task: str) -> RouteReport:
         """Score with every image sent to `task`, or to the identity while the bank lacks it."""
-        known = any(entry.task == task for entry in segmenter.bank.entries())
-        return self._report(segmenter, [task if known else None] * len(self.data.images), ())
+        taken = task if task in segmenter.tasks else None
+        return self._report(segmenter, [taken] * len(self.data.images), ())
 
-    def routed(
-        self, segmenter: Segmenter, router: BankRouter, way: Literal["gaussian", "vae"], without: str | None = None
-    ) -> RouteReport:
-        """Score with every image routed among the bank's tasks.
-
-        Args:
-            segmenter: of the bank.
-            router: the bank's routers.
-            way: which of the two routers.
-            without: a task to leave out, as if it had never joined.
-        """
-        remaining = [index for index, task in enumerate(router.tasks) if task != without]
-        sampled = self.seed if way == "vae" and self.config.vae_sampled else None
-        kept = router.only(remaining)
-        routes = kept.routes(way, kept.scores(way, self.features, segmenter.bank.background, sampled))
-        tasks = [None if number < 0 else kept.tasks[number] for number in routes.task.tolist()]
-        bins = np.digitize(routes.strength.numpy(), STRENGTH_EDGES)
+    def routed(self, segmenter: Segmenter) -> RouteReport:
+        """Score with every image routed among the segmenter's tasks by its router."""
+        routes = segmenter.route(self.features)
+        bins = np.digitize([route.strength for route in routes], STRENGTH_EDGES)
         strengths = np.bincount(bins, minlength=len(STRENGTH_EDGES) + 1)
-        return self._report(segmenter, tasks, tuple(int(count) for count in strengths))
+        return self._report(segmenter, [route.task for route in routes], tuple(int(count) for count in strengths))
 
     def through(self, layer: AlignmentLayer | None) -> RouteReport:
         """Score with every image sent through one layer, on the backbone's device; None for the identity.
@@ -100,12 +87,11 @@ class Evaluator:
         return RouteReport(len(rows), _means(rows), {}, (), len(rows))
 
     def _report(self, segmenter: Segmenter, tasks: Sequence[str | None], strengths: tuple[int, ...]) -> RouteReport:
-        digests = {entry.task: entry.digest for entry in segmenter.bank.entries()}
         task_of = dict(zip(self.data.keys, tasks, strict=True))
         rows, decoded = [], 0
         for image in self._scored_images():
             task = task_of[image.key]
-            name = f"{image.key}/{IDENTITY if task is None else digests[task]}"
+            name = f"{image.key}/{_IDENTITY if task is None else segmenter.digests[task]}"
             if name not in self._kept:
                 self._kept[name] = self._score(image, None if task is None else segmenter.layer(task))
                 decoded += 1

@@ -25,15 +25,12 @@ def iou(prediction: BoolArray, mask: BoolArray) -> FloatArray:
     Args:
         prediction: bool [N, H, W], or [H, W] for N = 1.
         mask: bool, of the same shape.
-
-    Raises:
-        ValueError: the arrays are not bool, or not of one such shape.
     """
     return _each(prediction, mask, _pair_iou)
 
 
 def dice(prediction: BoolArray, mask: BoolArray) -> FloatArray:
-    """Return 2 |P and M| / (|P| + |M|) of each pair of masks, float64 [N] in 0..1; arguments and errors as `iou`."""
+    """Return 2 |P and M| / (|P| + |M|) of each pair of masks, float64 [N] in 0..1; arguments as `iou`."""
     return _each(prediction, mask, _pair_dice)
 
 
@@ -42,7 +39,7 @@ def boundary_iou(prediction: BoolArray, mask: BoolArray) -> FloatArray:
 
     The IoU of what lies within d pixels (Chebyshev distance) of the contour inside each mask: mask minus mask eroded d
     times by 3x3, d = round(2% of the image diagonal), at least 1. The image's edge counts as background, as in their
-    code. Arguments and errors as `iou`.
+    code. Arguments as `iou`.
     """
     return _each(prediction, mask, _pair_boundary_iou)
 
@@ -52,18 +49,14 @@ def boundary_iou_casam(prediction: BoolArray, mask: BoolArray) -> FloatArray:
 
     The IoU of the two contours (mask minus mask eroded by 3x3: one pixel thick, inside the mask), each dilated by a
     k x k square, k the odd number nearest to 2% of the image diagonal. The image's edge counts as background, so that a
-    mask cut off by it has its contour there. Arguments and errors as `iou`.
+    mask cut off by it has its contour there. Arguments as `iou`.
     """
     return _each(prediction, mask, _pair_boundary_iou_casam)
 
 
 def _each(prediction: BoolArray, mask: BoolArray, measure: Callable[[BoolArray, BoolArray], float]) -> FloatArray:
-    if prediction.dtype != np.bool_ or mask.dtype != np.bool_:
-        raise ValueError(f"masks must be bool, not {prediction.dtype} and {mask.dtype}; binarise logits at 0 first")
-    if prediction.shape != mask.shape or prediction.ndim not in (2, 3):
-        raise ValueError(
-            f"prediction {prediction.shape} and mask {mask.shape} must share one shape, [H, W] or [N, H, W]"
-        )
+    assert prediction.dtype == mask.dtype == np.bool_, (prediction.dtype, mask.dtype)
+    assert prediction.shape == mask.shape, (prediction.shape, mask.shape)
     shape = (-1, *prediction.shape[-2:]) if prediction.ndim == 2 else prediction.shape
     pairs = zip(prediction.reshape(shape), mask.reshape(shape), strict=True)
     return np.array([measure(p, m) for p, m in pairs], dtype=np.float64)

@@ -1,11 +1,12 @@
-"""Image to route to mask: the bank at work.
+"""Image to route to mask: the bank at work, for a user's new image and for a site that scores its own alike.
 
 An image's embedding is scored against every task of the bank; the alignment layer of the claiming task (or the identity,
 when none claims it) changes the embedding; the frozen decoder turns it and the prompts into masks.
 """
 
-from collections.abc import Sequence
+import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,105 +15,148 @@ from torch import Tensor
 
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
-from casam_fed.backbone.preparation import Frame
+from casam_fed.backbone.preparation import Fit, Frame, prepare
 from casam_fed.bank.layer_bank import LayerBank
+from casam_fed.config import MethodConfig
+from casam_fed.errors import BankError, DataError
 from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
-from casam_fed.routing.gaussian import Background
-from casam_fed.routing.route import RouterKind, Routes, route
+from casam_fed.method.embeddings import as_stored
+from casam_fed.routing.pooling import pool
+from casam_fed.routing.route import Router, RouterKind, route
 from casam_fed.routing.state import RouterState, build_router
 
-__all__ = ["IDENTITY", "BankRouter", "Segmenter", "bank_router", "decode_masks"]
+__all__ = ["Place", "Route", "Segmenter", "decode_masks", "segmenter_for"]
 
-IDENTITY = "identity"
-"""Stands for "no alignment layer" wherever an entry's digest names the layer that an image takes."""
+Place = Literal["source", "square"]
+"""Where masks are wanted: at the resolution of the source image, or at the backbone's square."""
 
 _PROMPTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class BankRouter:
-    """The routers of a bank's tasks, in admission order, read from the bank once.
+class Route:
+    """Where one image goes.
 
-    `tasks` names the T active entries.
+    Attributes:
+        task: the task that claims it; None for unknown, which takes the identity.
+        nearest: the task of the lowest score, whether it claims the image or not; None in an empty bank.
+        score: of the nearest task, low means near; infinite in an empty bank.
+        strength: of "unknown": 0 for a typical image of the nearest task, 1 at its threshold, comparable between tasks;
+            infinite in an empty bank.
     """
 
-    tasks: tuple[str, ...]
-    states: tuple[RouterState, ...]
-
-    def only(self, numbers: Sequence[int]) -> "BankRouter":
-        """Return the router of the tasks with these numbers, as if the others had never joined."""
-        return BankRouter(
-            tuple(self.tasks[number] for number in numbers), tuple(self.states[number] for number in numbers)
-        )
-
-    def scores(
-        self, kind: RouterKind, features: Tensor, background: Background, sampled_seed: int | None = None
-    ) -> Tensor:
-        """Return float64 [B, T], the scores of pooled embeddings [B, C]; sampled VAE scores where a seed is given."""
-        generator = None if sampled_seed is None else torch.Generator().manual_seed(sampled_seed)
-        return build_router(kind, self.states, background, generator).scores(features)
-
-    def routes(self, kind: RouterKind, scores: Tensor) -> Routes:
-        """Return where scores [B, T] send the images."""
-        return route(scores, [state.thresholds[kind] for state in self.states])
-
-
-def bank_router(bank: LayerBank) -> BankRouter:
-    """Read the routers of all active entries.
-
-    Raises:
-        BankError: an entry's file is missing or damaged.
-    """
-    entries = bank.entries()
-    states = tuple(bank.load(entry.task).router for entry in entries)
-    return BankRouter(tuple(entry.task for entry in entries), states)
-
-
-@torch.no_grad()
-def decode_masks(
-    backbone: Backbone,
-    layer: AlignmentLayer | None,
-    embedding: Tensor,
-    frame: Frame,
-    boxes: npt.NDArray[np.floating],
-    at: str = "source",
-) -> npt.NDArray[np.bool_]:
-    """Segment one image through an alignment layer.
-
-    Args:
-        backbone: decodes.
-        layer: on the backbone's device; None for the identity, which is plain SAM.
-        embedding: float32 [C, h, w].
-        frame: where the image lies in the square.
-        boxes: [N, 4], (x0, y0, x1, y1) first and last pixels at source resolution.
-        at: "source" for masks at the source resolution, "square" for the backbone's square.
-
-    Returns:
-        bool [N, H, W] or [N, S, S]; the logits binarised at 0.
-    """
-    aligned = embedding[None].to(backbone.device)
-    if layer is not None:
-        aligned = layer(aligned)
-    prompts = torch.from_numpy(frame.boxes_to_square(boxes))
-    parts = []
-    for chunk in prompts.split(_PROMPTS_AT_ONCE):
-        rows = torch.zeros(len(chunk), dtype=torch.int64)
-        logits, _ = backbone.decode(aligned, Prompts(rows, boxes=chunk))
-        upsampled = frame.to_source(logits) if at == "source" else frame.to_square(logits)
-        parts.append((upsampled > 0).cpu().numpy())
-    return np.concatenate(parts)
+    task: str | None
+    nearest: str | None
+    score: float
+    strength: float
 
 
 class Segmenter:
-    """Decodes masks from stored embeddings through the alignment layers of a bank; each layer is loaded once."""
+    """A bank at work with one of its two routers. What it needs of an entry is read when it is first needed, and once.
 
-    def __init__(self, backbone: Backbone, bank: LayerBank) -> None:
-        self.backbone = backbone
-        self.bank = bank
+    Attributes:
+        tasks: those among which images are routed, in the order of their admission.
+        digests: of the releases in force when this was made: task -> digest.
+    """
+
+    def __init__(
+        self, backbone: Backbone, bank: LayerBank, router: RouterKind, fit: Fit = "pad", seed: int | None = None
+    ) -> None:
+        """Take a bank as it is now; what it admits or retires later is not seen.
+
+        Args:
+            backbone: encodes and decodes.
+            bank: of that backbone.
+            router: which of the two routes.
+            fit: how a new image is brought to the backbone's square; as in the training of the bank's tasks.
+            seed: for router "vae" only, samples the latents (preset `paper`), the same in every call; None scores with
+                the mean.
+
+        Raises:
+            BankError: the bank's tasks were trained with another backbone.
+        """
+        snapshot = bank.snapshot()
+        if snapshot.backbone_digest != backbone.digest:
+            raise BankError(
+                f"the bank in {bank.folder} belongs to backbone {snapshot.backbone} ({snapshot.backbone_digest[:12]}), not"
+                f" to {backbone.name} ({backbone.digest[:12]}); load the backbone that its tasks were trained with"
+            )
+        self.backbone, self.bank, self.router, self.fit, self.seed = backbone, bank, router, fit, seed
+        self.digests = {entry.task: entry.digest for entry in bank.entries()}
+        self.tasks = tuple(self.digests)
+        # Shared with what `by` and `without` return.
         self._layers: dict[str, AlignmentLayer] = {}
+        self._states: dict[str, RouterState] = {}
+        self._routers: dict[RouterKind, Router] = {}
+
+    def by(self, router: RouterKind) -> "Segmenter":
+        """Return the same segmenter with this router; both share what they have read."""
+        other = copy.copy(self)
+        other.router = router
+        return other
+
+    def without(self, task: str) -> "Segmenter":
+        """Return the same segmenter as if `task` had never joined, to the bit; both share what they have read."""
+        other = copy.copy(self)
+        other.tasks = tuple(each for each in self.tasks if each != task)
+        return other
+
+    def segment(
+        self, image: npt.NDArray[np.uint8], prompts: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.bool_], Route]:
+        """Route an image and segment what is prompted in it.
+
+        Args:
+            image: uint8 [H, W, 3].
+            prompts: as for `decode_masks`.
+
+        Returns:
+            The masks, bool [N, H, W], and the route; an unknown image has plain SAM's masks.
+
+        Raises:
+            BankError: an entry's file is missing or damaged.
+            DataError: a prompt is not in the image.
+        """
+        embedding, frame = self.embed(image)
+        (found,) = self.route(pool(embedding[None]))
+        return self.masks(embedding, frame, prompts, found.task), found
+
+    def embed(self, image: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
+        """Return the embedding of an image uint8 [H, W, 3], float32 [C, h, w], as stored ones are, and its frame."""
+        assert image.shape[2:] == (3,), image.shape
+        prepared = prepare(image, self.backbone.geometry.image_size, self.fit)
+        return as_stored(self.backbone.embed([prepared.pixels]))[0].float(), prepared.frame
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the scores float64 [B, T] of pooled embeddings [B, C] for all `tasks` at once; low means near.
+
+        Raises:
+            BankError: an entry's file is missing or damaged.
+            DataError: a feature is NaN or infinite.
+        """
+        known = tuple(self.digests)
+        if self.router not in self._routers:
+            states = [self._state(task) for task in known]
+            self._routers[self.router] = build_router(self.router, states, self.bank.background, self.seed)
+        router = self._routers[self.router]
+        if self.tasks != known:
+            router = router.only([known.index(task) for task in self.tasks])
+        return router.scores(features)
+
+    def route(self, features: Tensor) -> list[Route]:
+        """Return where images go, given their pooled embeddings [B, C]; errors as `scores`."""
+        thresholds = [self._state(task).thresholds[self.router] for task in self.tasks]
+        routes = route(self.scores(features), thresholds)
+        # Nobody is number -1.
+        named = (*self.tasks, None)
+        columns = (routes.task, routes.nearest, routes.score, routes.strength)
+        return [
+            Route(named[task], named[nearest], score, strength)
+            for task, nearest, score, strength in zip(*(column.tolist() for column in columns), strict=True)
+        ]
 
     def masks(
-        self, embedding: Tensor, frame: Frame, boxes: npt.NDArray[np.floating], task: str | None, at: str = "source"
+        self, embedding: Tensor, frame: Frame, prompts: npt.NDArray[np.floating], task: str | None, at: Place = "source"
     ) -> npt.NDArray[np.bool_]:
         """Segment one image through the alignment layer of `task`; None takes the identity, which is plain SAM.
 
@@ -120,9 +164,10 @@ class Segmenter:
 
         Raises:
             BankError: no such task, or its entry is damaged.
+            DataError: a prompt is not in the image.
         """
         layer = None if task is None else self.layer(task)
-        return decode_masks(self.backbone, layer, embedding, frame, boxes, at)
+        return decode_masks(self.backbone, layer, embedding, frame, prompts, at)
 
     def layer(self, task: str) -> AlignmentLayer:
         """Return the alignment layer of a task, on the backbone's device.
@@ -134,3 +179,77 @@ class Segmenter:
             layer = alignment_layer_from(self.bank.load(task).alignment)
             self._layers[task] = layer.to(self.backbone.device).requires_grad_(False)
         return self._layers[task]
+
+    def _state(self, task: str) -> RouterState:
+        if task not in self._states:
+            self._states[task] = self.bank.load(task).router
+        return self._states[task]
+
+
+def segmenter_for(config: MethodConfig, backbone: Backbone, bank: LayerBank, seed: int = 0) -> Segmenter:
+    """Return what a user of this method segments with: routed by its router, images fitted as in training.
+
+    Args:
+        config: of the federation that the bank comes from.
+        backbone: of the bank.
+        bank: whose tasks to route among.
+        seed: of sampled VAE scores, where the method samples.
+
+    Raises:
+        BankError: the bank's tasks were trained with another backbone.
+    """
+    return Segmenter(backbone, bank, config.router, config.fit, seed if config.vae_sampled else None)
+
+
+@torch.no_grad()
+def decode_masks(
+    backbone: Backbone,
+    layer: AlignmentLayer | None,
+    embedding: Tensor,
+    frame: Frame,
+    prompts: npt.NDArray[np.floating],
+    at: Place = "source",
+) -> npt.NDArray[np.bool_]:
+    """Segment one image through an alignment layer.
+
+    Args:
+        backbone: decodes.
+        layer: on the backbone's device; None for the identity, which is plain SAM.
+        embedding: float32 [C, h, w].
+        frame: where the image lies in the square.
+        prompts: [N, 4] boxes (x0, y0, x1, y1) of first and last pixels, or [N, 2] positive clicks (x, y); N may be 0. In
+            pixels of the source image, counted from 0.
+        at: where the masks are wanted.
+
+    Returns:
+        bool [N, H, W] or [N, S, S]; the logits binarised at 0.
+
+    Raises:
+        DataError: a prompt is neither box nor point, or not in the image.
+    """
+    aligned = embedding[None].to(backbone.device)
+    if layer is not None:
+        aligned = layer(aligned)
+    parts = []
+    for chunk in _on_square(prompts, frame).split(_PROMPTS_AT_ONCE):
+        rows = torch.zeros(len(chunk), dtype=torch.int64)
+        given = Prompts(rows, boxes=chunk) if chunk.shape[1] == 4 else Prompts(rows, points=chunk)
+        logits, _ = backbone.decode(aligned, given)
+        upsampled = frame.to_source(logits) if at == "source" else frame.to_square(logits)
+        parts.append((upsampled > 0).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _on_square(prompts: npt.NDArray[np.floating], frame: Frame) -> Tensor:
+    height, width = frame.source
+    sound = prompts.ndim == 2 and prompts.shape[1] in (2, 4)
+    if sound:
+        first, last = prompts[:, :2], prompts[:, -2:]
+        sound = bool(((first >= 0) & (first <= last) & (last <= (width - 1, height - 1))).all())
+    if not sound:
+        raise DataError(
+            f"prompts of shape {list(prompts.shape)} do not fit an image of {width} x {height} pixels; give boxes"
+            f" (x0, y0, x1, y1) or points (x, y), with x0 <= x1 <= {width - 1} and y0 <= y1 <= {height - 1}, none below 0"
+        )
+    boxes = prompts.shape[1] == 4
+    return torch.from_numpy(frame.boxes_to_square(prompts) if boxes else frame.points_to_square(prompts))

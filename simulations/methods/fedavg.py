@@ -4,7 +4,6 @@ A baseline of the simulation only: a deployed site takes no weights to train fro
 site_client. The average is taken in the order of the sites, not of their answers: the same seed gives the same bits.
 """
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,6 +11,7 @@ import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -28,7 +28,7 @@ from simulations.nodes import ask, meet
 from site_client.client_app import answer, bytes_record, payload_of
 from site_client.work import SiteWork
 
-__all__ = ["AVERAGE", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
+__all__ = ["AVERAGE", "Cost", "FedAvgResult", "Turn", "add_fedavg", "layer_bytes", "layer_of", "run_fedavg"]
 
 AVERAGE = "train.average"
 
@@ -50,17 +50,32 @@ class Turned:
     seconds: float
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class Cost:
+    """What the averaging took: bytes that each site has sent, its seconds of training, and the seconds of the whole.
+
+    The peak memory of all processes in MB is known only to what watches them.
+    """
+
+    bytes_up: dict[str, int]
+    seconds: dict[str, float]
+    wall_s: float
+    peak_rss_mb: float | None = None
+
+
 class FedAvgResult:
-    """The averaged layer, bytes that each site has sent, and its seconds of training."""
+    """The averaged layer, and what it took."""
 
     def __init__(self, sites: Sequence[str]) -> None:
         self.layer = b""
         self.bytes_up = dict.fromkeys(sites, 0)
         self.seconds = dict.fromkeys(sites, 0.0)
+        self._started = time.monotonic()
 
     def as_json(self) -> bytes:
-        """Return bytes and seconds as a JSON file."""
-        return json.dumps({"bytes_up": self.bytes_up, "seconds": self.seconds}, indent=1).encode()
+        """Return the `Cost` as a JSON file."""
+        cost = Cost(self.bytes_up, self.seconds, time.monotonic() - self._started)
+        return TypeAdapter(Cost).dump_json(cost, indent=1)
 
 
 def run_fedavg(

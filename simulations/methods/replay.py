@@ -31,5 +31,8 @@ def mixed_batch(
 ) -> list[EncodedImage]:
     """Return a batch of `size` images of which half, rounded down, come from the buffer; without one, all are new."""
     replayed = min(size // 2, len(buffer))
-    drawn = np.random.default_rng((seed, 7, step)).choice(len(buffer), replayed, replace=False) if replayed else []
-    return batch_at(images, step, size - replayed, seed) + [buffer[int(index)] for index in drawn]
+    new = batch_at(images, step, size - replayed, seed)
+    if not replayed:
+        return new
+    drawn = np.random.default_rng((seed, 7, step)).choice(len(buffer), replayed, replace=False)
+    return new + [buffer[index] for index in drawn.tolist()]

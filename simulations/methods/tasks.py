@@ -92,5 +92,5 @@ class StreamTasks:
         train = encode_task(dataset.reader, dataset.train, self.store, self.config)
         check_counts(train.class_counts(dataset.reader.classes), self.config.min_train_images)
         test = encode_task(dataset.reader, dataset.test, self.store, self.config)
-        evaluator = Evaluator(dataset.reader, test, self.store, self.config, seed=0)
+        evaluator = Evaluator(dataset.reader, test, self.store, self.config)
         return StreamTask(name, site, tuple(train.with_targets), evaluator)

@@ -8,7 +8,7 @@ import torch
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
 from casam_fed.backbone.preparation import frame_of, prepare
-from casam_fed.data.folder import FolderReader
+from casam_fed.data.folder import open_folder
 from casam_fed.data.prompts import central_point, targets_of, tight_box, tight_boxes
 from casam_fed.drawn.label_maps import draw, draw_targets
 from casam_fed.errors import DataError
@@ -50,13 +50,13 @@ def measure_drawn(backbone: Backbone, images: int) -> tuple[float, float]:
 def measure_instances(backbone: Backbone, folder: Path) -> tuple[float, float]:
     """Return the mean IoU on a folder's test images with one tight box per instance: over all, over the five largest.
 
-    The folder holds instance labels as `FolderReader` reads them; the mean over the instances of an image, then over
+    The folder holds instance labels as `open_folder` takes them; the mean over the instances of an image, then over
     images that have any; at the source resolution.
 
     Raises:
         DataError: the folder cannot be read, or no test image has an instance.
     """
-    reader = FolderReader(folder, ["object"], "instances")
+    reader = open_folder(folder, ["object"], "instances")
     every, largest = [], []
     for record in reader.records():
         if record.split != "test":

@@ -1,21 +1,24 @@
 """Where a sweep keeps its things, and how it knows that an earlier one in the same folder is its own beginning."""
 
 import contextlib
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from casam_fed.errors import ConfigError, SimulationError
+from casam_fed.errors import ConfigError
 from casam_fed.forms import STRICT
 from casam_fed.host.files import write_atomically
+from casam_fed.host.locks import only_one
 from simulations.flower_processes import end_leftovers
+from simulations.kept_json import read_kept
+from simulations.methods.casam import casam_outcomes
+from simulations.methods.casam_results import read_results
 from simulations.methods.outcome import Outcome
 from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig
@@ -26,11 +29,19 @@ __all__ = ["CellResult", "SweepFolder"]
 
 @dataclass(frozen=True, config=STRICT)
 class CellResult:
-    """What a finished cell leaves: its outcomes, how long it took, and the peak memory of its processes in MB."""
+    """What a finished cell leaves.
+
+    Attributes:
+        wall_s: how long it took.
+        peak_rss_mb: peak memory of its processes in MB; None where nobody watched them to the end.
+        outcomes: its rows of the report.
+        verified: what the check of the exported logs says, "" where there are none.
+    """
 
     wall_s: float
-    peak_rss_mb: float
+    peak_rss_mb: float | None
     outcomes: tuple[Outcome, ...]
+    verified: str = ""
 
 
 class SweepFolder:
@@ -47,25 +58,31 @@ class SweepFolder:
             ConfigError: the folder holds a sweep of another stream, or something else.
             StorageError: it cannot be written.
         """
-        known = path / "sweep.json"
+        folder, known = SweepFolder(path), path / "sweep.json"
         description = _description(stream, root)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            ours = known.exists() or RunFolder(path).progress.exists()
-            if not ours:
-                raise ConfigError(f"{path} holds something that is not a run; give another folder with --out")
+            if refusal := folder._refusal(description, overwrite):
+                raise ConfigError(f"{path} holds {refusal}")
             if overwrite:
-                with SweepFolder(path).locked():
+                with folder.locked():
                     pass
                 shutil.rmtree(path)
-            elif not known.exists():
-                raise ConfigError(f"{path} holds an earlier run; give another folder, or --overwrite to replace it")
-            elif difference := _first_difference(_read(known), description):
-                raise ConfigError(
-                    f"{path} holds a sweep with another '{difference}'; give another folder, or --overwrite to replace it"
-                )
         if not known.exists():
             write_atomically(known, json.dumps(description, indent=1).encode())
-        return SweepFolder(path)
+        return folder
+
+    def _refusal(self, description: Mapping[str, Any], overwrite: bool) -> str:
+        """Say why the sweep cannot go on in this folder, "" where it can."""
+        known = self.path / "sweep.json"
+        # Versions up to 0.1.0 kept a run of casam alone without a sweep.json.
+        if not known.exists() and not RunFolder(self.path, self.path).progress.exists():
+            return "something that is not a run; give another folder with --out"
+        if overwrite:
+            return ""
+        if not known.exists():
+            return "an earlier run; give another folder, or --overwrite to replace it"
+        difference = _first_difference(read_kept(known, dict[str, Any]), description)
+        return difference and f"a run with another '{difference}'; give another folder, or --overwrite to replace it"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -76,24 +93,14 @@ class SweepFolder:
         Raises:
             ConfigError: another process holds it.
         """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    f"another sweep is at work in {self.path}; wait for it, or give another --out"
-                ) from error
-            end_leftovers(RunFolder(self.path).flower_marker)
+        busy = ConfigError(f"another run is at work in {self.path}; wait for it, or give another --out")
+        with only_one(self.path / ".lock", busy):
+            end_leftovers(RunFolder(self.path, self.path).flower_marker)
             yield
 
-    @property
-    def sites(self) -> Path:
-        """The private folders of the sites, shared by all cells, so that no layer is trained twice."""
-        return self.path / "sites"
-
     def split_of(self, site: str) -> Path:
-        """Return the file that keeps a site's split."""
-        return self.sites / site / "split.json"
+        """Return the file that keeps a site's split, the same for all methods."""
+        return RunFolder(self.path, self.path).shared(site).split
 
     def result(self, cell: Cell) -> CellResult | None:
         """Return what a cell left, None where it is not finished.
@@ -101,20 +108,23 @@ class SweepFolder:
         Raises:
             SimulationError: its file is damaged.
         """
-        path = self._result_path(cell)
-        if not path.exists():
-            return None
+        folder = cell.folder(self.path)
         try:
-            return TypeAdapter(CellResult).validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise SimulationError(f"{path} is damaged; delete it, and the sweep computes that cell again") from error
+            if cell.method.name != "casam":
+                return read_kept(folder / "outcomes.json", CellResult)
+            results = read_results(folder / "results.json")
+        except FileNotFoundError:
+            return None
+        return CellResult(
+            wall_s=results.seconds.total,
+            peak_rss_mb=results.peak_rss_mb,
+            outcomes=casam_outcomes(results, cell.order),
+            verified=results.runs[0].verified,
+        )
 
     def keep(self, cell: Cell, result: CellResult) -> None:
-        """Keep what a finished cell leaves."""
-        write_atomically(self._result_path(cell), TypeAdapter(CellResult).dump_json(result, indent=1))
-
-    def _result_path(self, cell: Cell) -> Path:
-        return cell.folder(self.path) / "result.json"
+        """Keep what a cell leaves that was computed or scored in this process."""
+        write_atomically(cell.folder(self.path) / "outcomes.json", TypeAdapter(CellResult).dump_json(result, indent=1))
 
 
 def _description(stream: StreamConfig, root: Path) -> dict[str, Any]:
@@ -125,27 +135,13 @@ def _description(stream: StreamConfig, root: Path) -> dict[str, Any]:
     return found
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise SimulationError(f"{path} is damaged; give another folder, or --overwrite to start anew") from error
-    return found
-
-
 def _first_difference(one: Any, other: Any, place: str = "") -> str:
     """Return the dotted place of the first difference between two JSON values, "" where there is none."""
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        pairs = [(key, one.get(key), other.get(key)) for key in dict.fromkeys((*one, *other))]
-    elif _is_list(one) and _is_list(other) and len(one) == len(other):
-        pairs = [(str(number), *pair) for number, pair in enumerate(zip(one, other, strict=True))]
-    else:
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        one, other = dict(enumerate(one)), dict(enumerate(other))
+    if not isinstance(one, dict) or not isinstance(other, dict):
         return "" if one == other else place
-    for key, left, right in pairs:
-        if found := _first_difference(left, right, f"{place}.{key}" if place else str(key)):
-            return found
-    return ""
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
+    places = ((f"{place}.{key}" if place else str(key), key) for key in dict.fromkeys((*one, *other)))
+    return next(
+        (found for deeper, key in places if (found := _first_difference(one.get(key), other.get(key), deeper))), ""
+    )

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from casam_fed.errors import ConfigError
-from simulations.methods.catalogue import Method
+from simulations.methods.method_list import Method
 
-__all__ = ["Cell", "cells_of", "orders_of"]
+__all__ = ["Cell", "batches_of", "cells_of", "orders_of"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,10 @@ class Cell:
     order: int
 
     def folder(self, sweep: Path) -> Path:
-        """Return the cell's folder below that of the sweep."""
-        return sweep / "cells" / self.method.name / f"order-{self.order}" / f"seed-{self.seed}"
+        """Return the cell's folder below that of the sweep; what most people run has the shortest path."""
+        plain = self.method.name == "casam" and self.order == 0
+        series = sweep if plain else sweep / "cells" / self.method.name / f"order-{self.order}"
+        return series / f"seed-{self.seed}"
 
     def __str__(self) -> str:
         """Name the cell for a person."""
@@ -58,3 +60,11 @@ def cells_of(methods: Sequence[Method], seeds: Sequence[int], orders: int) -> li
         for method in methods
         if (method.ordered or order == 0) and (method.seeded or place == 0)
     ]
+
+
+def batches_of(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Return the cells as they are computed: one by one, but the seeds of a method that needs Flower in one start of it."""
+    batches: dict[object, list[Cell]] = {}
+    for cell in cells:
+        batches.setdefault((cell.method, cell.order) if cell.method.flower else cell, []).append(cell)
+    return list(batches.values())

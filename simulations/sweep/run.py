@@ -1,152 +1,125 @@
 """The cells of a sweep, one after another; a finished cell is never computed again."""
 
-import json
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from casam_fed.errors import SimulationError
-from simulations.launch import launch
-from simulations.methods.catalogue import Method
+from simulations.kept_json import read_kept
 from simulations.methods.outcome import Outcome
-from simulations.run_folder import RunFolder
 from simulations.stream_config import StreamConfig
 from simulations.sweep.folder import CellResult, SweepFolder
-from simulations.sweep.plan import Cell, cells_of, orders_of
+from simulations.sweep.plan import Cell, batches_of
+
+if TYPE_CHECKING:
+    from simulations.methods.tasks import StreamTasks
 
 __all__ = ["Sweep"]
 
 
+@dataclass(frozen=True)
 class Sweep:
-    """A stream, and everything that is to be compared on it.
+    """A stream, and the cells that are wanted of it.
 
-    Args:
+    Attributes:
         stream: the stream, all overrides applied.
-        source: its YAML file, and overrides that make it the stream; Flower's processes read it again.
-        overrides: of the YAML file.
         root: where relative data paths start.
         folder: of the sweep.
-        methods: in the order of the catalogue.
-        orders: how many orders of tasks.
+        orders: of the tasks; a cell names one by its number.
+        cells: in the order in which they are wanted.
+        run_over_flower: runs cells of one method and order, with different seeds; each has its `results.json` afterwards,
+            written when all else in the cell's folder is.
     """
 
-    def __init__(
-        self,
-        stream: StreamConfig,
-        source: Path,
-        overrides: dict[str, Any],
-        root: Path,
-        folder: SweepFolder,
-        methods: Sequence[Method],
-        orders: int,
-    ) -> None:
-        self.stream, self._source, self._overrides, self._root = stream, source, overrides, root
-        self.folder, self.methods = folder, tuple(methods)
-        self.orders = orders_of([site.task_name for site in stream.sites], orders)
-        self.cells = cells_of(methods, stream.seeds, orders)
-        self._started = time.monotonic()
-        self._tasks: Any = None
+    stream: StreamConfig
+    root: Path
+    folder: SweepFolder
+    orders: Sequence[tuple[str, ...]]
+    cells: Sequence[Cell]
+    run_over_flower: Callable[[Sequence[Cell]], None]
+    _started: float = field(default_factory=time.monotonic)
 
     def run(self) -> dict[Cell, CellResult]:
         """Compute every cell that is not finished, and return all.
 
         Raises:
-            CasamError: a cell failed; those before it are kept.
+            CasamError: a cell failed; those that were finished before it are kept.
         """
         found = {cell: result for cell in self.cells if (result := self.folder.result(cell)) is not None}
-        waiting = [cell for cell in self.cells if cell not in found]
         if found:
             self.say(f"{len(found)} of {len(self.cells)} cells are finished already")
-        for place, cell in enumerate(waiting):
-            left = _minutes_left(waiting[place:], found)
-            self.say(f"cell {len(found) + 1} of {len(self.cells)}: {cell}; {len(waiting) - place} left{left}")
-            began = time.monotonic()
-            outcomes, peak = self._compute(cell)
-            found[cell] = CellResult(time.monotonic() - began, max(peak, _own_peak_mb()), tuple(outcomes))
-            self.folder.keep(cell, found[cell])
+        for batch in batches_of([cell for cell in self.cells if cell not in found]):
+            waiting = [cell for cell in self.cells if cell not in found]
+            first, last = len(found) + 1, len(found) + len(batch)
+            which = f"cell {first}" if first == last else f"cells {first} to {last}"
+            left = f"{len(waiting)} left{_minutes(waiting, found)}"
+            self.say(f"{which} of {len(self.cells)}: {'; '.join(map(str, batch))}; {left}")
+            if batch[0].method.flower:
+                self.run_over_flower([cell for cell in batch if not self._collected(cell).exists()])
+            found |= {cell: self._finished(cell) for cell in batch}
         return {cell: found[cell] for cell in self.cells}
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
         click.echo(f"{time.monotonic() - self._started:7.1f} s  {text}")
 
-    def _compute(self, cell: Cell) -> tuple[list[Outcome], float]:
-        """Return a cell's outcomes, and the peak memory in MB of the processes that it started."""
-        if cell.method.name == "casam":
-            return self._casam(cell)
+    def _finished(self, cell: Cell) -> CellResult:
+        """Compute a cell as far as Flower has not done it, keep what it leaves, and return that."""
+        if cell.method.name != "casam":
+            began = time.monotonic()
+            outcome, elsewhere_s, peak = self._fedavg(cell) if cell.method.flower else (self._learned(cell), 0.0, 0.0)
+            wall_s = elsewhere_s + time.monotonic() - began
+            self.folder.keep(cell, CellResult(wall_s, max(peak, _own_peak_mb()), (outcome,)))
+        result = self.folder.result(cell)
+        if result is None:
+            raise SimulationError(f"Flower completed {cell}, but left no {self._collected(cell)}; run it again")
+        return result
+
+    def _learned(self, cell: Cell) -> Outcome:
         from simulations.methods import shared_layer
 
-        order, tasks = self.orders[cell.order], self._stream_tasks()
-        if cell.method.name == "zero-shot":
-            return [shared_layer.plain_sam(tasks, order, cell.order)], 0.0
-        if cell.method.name == "joint":
-            return [shared_layer.learn_pooled(tasks, cell.seed, self.say)], 0.0
-        if cell.method.name == "fedavg":
-            return self._fedavg(cell)
+        order, name = self.orders[cell.order], cell.method.name
+        if name == "zero-shot":
+            return shared_layer.plain_sam(self._tasks, order, cell.order)
+        if name == "joint":
+            return shared_layer.learn_pooled(self._tasks, cell.seed, self.say)
         checkpoint = cell.folder(self.folder.path) / "stage.safetensors"
-        name = cell.method.name
-        outcome = shared_layer.learn_staged(name, tasks, order, cell.order, cell.seed, checkpoint, self.say)
+        outcome = shared_layer.learn_staged(name, self._tasks, order, cell.order, cell.seed, checkpoint, self.say)
         checkpoint.unlink()
-        return [outcome], 0.0
+        return outcome
 
-    def _casam(self, cell: Cell) -> tuple[list[Outcome], float]:
-        from simulations.methods.casam import casam_outcomes
-        from simulations.report.results import read_results
-
-        folder, peak = self._flower(cell)
-        results = read_results(json.loads(folder.results.read_text()))
-        return casam_outcomes(results, cell.order), peak
-
-    def _fedavg(self, cell: Cell) -> tuple[list[Outcome], float]:
-        from simulations.methods.fedavg import layer_of
+    def _fedavg(self, cell: Cell) -> tuple[Outcome, float, float]:
+        """Score the layer that the sites have averaged; return seconds and peak memory of the averaging, too."""
+        from simulations.methods.fedavg import Cost, layer_of
         from simulations.methods.shared_layer import outcome_through
 
-        folder, peak = self._flower(cell)
-        exchanged = json.loads(folder.results.read_text())
-        tasks = self._stream_tasks()
-        layer = layer_of((folder.path / "layer.safetensors").read_bytes(), "the server").to(tasks.backbone.device)
-        outcome = outcome_through("fedavg", tasks, cell.seed, layer, exchanged["seconds"], exchanged["bytes_up"])
-        return [outcome], peak
+        cost = read_kept(self._collected(cell), Cost)
+        data = self._collected(cell).with_name("layer.safetensors").read_bytes()
+        layer = layer_of(data, "the server").to(self._tasks.backbone.device)
+        outcome = outcome_through("fedavg", self._tasks, cell.seed, layer, cost.seconds, cost.bytes_up)
+        return outcome, cost.wall_s, cost.peak_rss_mb or 0.0
 
-    def _flower(self, cell: Cell) -> tuple[RunFolder, float]:
-        """Run a cell over Flower in a folder of its own, with the sites' private folders of the whole sweep."""
-        path = cell.folder(self.folder.path)
-        shutil.rmtree(path, ignore_errors=True)
-        folder = RunFolder(path, self.folder.sites)
-        folder.say("started")
-        sites = {site.task_name: asdict(site) for site in self.stream.sites}
-        in_order = [sites[task] for task in self.orders[cell.order]]
-        run_config = {
-            "stream": str(self._source.absolute()),
-            "data": str(self._root),
-            "out": str(path),
-            "sites": str(self.folder.sites),
-            "overrides": json.dumps({**self._overrides, "seeds": [cell.seed], "sites": in_order}),
-            "method": cell.method.name,
-        }
-        peak = launch(folder, self.stream, run_config)
-        if not folder.results.exists():
-            raise SimulationError(f"Flower says that {cell} is complete, but {folder.results} is missing; run it again")
-        return folder, peak
+    def _collected(self, cell: Cell) -> Path:
+        """Return the file that Flower's server leaves for a cell when all else of it is written."""
+        return cell.folder(self.folder.path) / "results.json"
 
-    def _stream_tasks(self) -> Any:
-        """Return the tasks, which all cells share; made when a cell in this process needs them, as that loads torch."""
-        if self._tasks is None:
-            from simulations.methods.tasks import StreamTasks
+    @cached_property
+    def _tasks(self) -> "StreamTasks":
+        """The tasks, which all cells share; made when a cell in this process needs them, as that loads torch."""
+        from simulations.methods.tasks import StreamTasks
 
-            self._tasks = StreamTasks(self.stream, self._root, self.folder.split_of, self.say)
-        return self._tasks
+        return StreamTasks(self.stream, self.root, self.folder.split_of, self.say)
 
 
-def _minutes_left(waiting: Sequence[Cell], found: dict[Cell, CellResult]) -> str:
+def _minutes(waiting: Sequence[Cell], found: Mapping[Cell, CellResult]) -> str:
     """Guess from the cells of the same method, or from all where there is none yet."""
     if not found:
         return ""

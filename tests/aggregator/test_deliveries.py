@@ -23,7 +23,7 @@ from casam_fed.bank.release import parse
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError, StorageError
 from casam_fed.host.files import write_atomically
-from casam_fed.inference.segmenter import Segmenter, bank_router
+from casam_fed.inference.segmenter import Segmenter
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import LOG, Hello, Logs, StageReport, Submission, decode_json
 from site_client.answering import AnsweringSite
@@ -354,15 +354,13 @@ def routed(site: SiteHome, way: str) -> tuple[dict[str, torch.Tensor], dict[str,
     """The scores of a site's test images by task, and by image the task it is sent to and its masks, under its bank."""
     evaluator = AnsweringSite(site).work.evaluator()
     held = LayerBank(site.bank)
-    router, segmenter = bank_router(held), Segmenter(evaluator.store.backbone, held)
-    scores = router.scores(way, evaluator.features, held.background)
+    segmenter = Segmenter(evaluator.store.backbone, held, way)
     masks = {}
-    for image, number in zip(evaluator.data.images, router.routes(way, scores).task.tolist(), strict=True):
-        task = None if number < 0 else router.tasks[number]
+    for image, route in zip(evaluator.data.images, segmenter.route(evaluator.features), strict=True):
         _, boxes = evaluator.truth(image)
         embedding = evaluator.store.load([image.key])[0]
-        masks[image.record.id] = (task, segmenter.masks(embedding, image.frame, boxes, task).tobytes())
-    return dict(zip(router.tasks, scores.T, strict=True)), masks
+        masks[image.record.id] = (route.task, segmenter.masks(embedding, image.frame, boxes, route.task).tobytes())
+    return dict(zip(segmenter.tasks, segmenter.scores(evaluator.features).T, strict=True)), masks
 
 
 def test_a_withdrawal_is_exact(home, sites, tmp_path):

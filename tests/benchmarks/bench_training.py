@@ -18,7 +18,7 @@ from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.backbone.preparation import prepare
 from casam_fed.backbone.sam_modules import build_sam
 from casam_fed.config import MethodConfig
-from casam_fed.data.phantom_reader import PhantomReader
+from casam_fed.data.phantoms import PhantomReader
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.task_data import encode_task
 from casam_fed.method.training import train_alignment

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,19 +13,27 @@ from safetensors import safe_open
 
 from casam_fed.backbone.catalogue import CATALOGUE
 from simulations.backbone_command import backbone
+from simulations.cli import main
 from simulations.mini_sam.pretrain import PretrainOptions
-
-CASAM = "from simulations.cli import main; main()"
 
 
 @pytest.fixture
-def casam(tmp_path):
-    """Return a function that runs `casam` in a process of its own with an empty cache."""
+def casam(tmp_path, monkeypatch, capsys):
+    """Return a function that runs `casam` with an empty cache: the whole program, in this process, which has torch."""
 
-    def run(*arguments: object, before: str = "") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", before + CASAM, *map(str, arguments)]
-        environment = {**os.environ, "CASAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command, environment, code = ["casam", *map(str, arguments)], dict(os.environ), 0
+        monkeypatch.setattr(sys, "argv", command)
+        os.environ["CASAM_CACHE"] = str(tmp_path / "cache")
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        finally:
+            os.environ.clear()
+            os.environ.update(environment)
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(command, code, said.out, said.err)
 
     return run
 
@@ -113,12 +122,14 @@ def test_pretrain_writes_half_precision_weights_and_says_how(casam, tmp_path):
     assert PretrainOptions(**made) == PretrainOptions(steps=1, seed=5)
 
 
-@pytest.mark.parametrize("place", ["file/mini.safetensors", "folder"])
-def test_pretrain_refuses_a_place_it_could_not_write_before_it_trains(casam, tmp_path, place):
+def test_pretrain_refuses_a_place_it_could_not_write_before_it_trains(casam, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
-    done = casam("backbone", "pretrain", "--out", tmp_path / place, "--work", tmp_path / "work", "--steps", 10**6)
-    assert refused(done, "cannot write", str(tmp_path / place.split("/")[0]))
+    command = ("backbone", "pretrain", "--work", tmp_path / "work", "--steps", 10**6, "--out")
+    assert refused(casam(*command, tmp_path / "file" / "mini.safetensors"), "cannot write", str(tmp_path / "file"))
+    folder = casam(*command, tmp_path / "folder")
+    assert folder.returncode == 2
+    assert f"File '{tmp_path / 'folder'}' is a directory." in folder.stderr
     assert not (tmp_path / "work").exists()
     assert list((tmp_path / "folder").iterdir()) == []
 
@@ -128,18 +139,10 @@ def test_an_unknown_device_is_refused(casam, tmp_path):
     assert refused(done, "unknown device 'tpu'; choose auto, cuda, mps or cpu")
 
 
-def test_ctrl_c_ends_with_130_and_no_traceback(casam, tmp_path):
-    """The signal comes when the command has begun, at the import of what it runs."""
-    interrupt = (
-        "import signal, sys\n"
-        "class Interrupt:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'simulations.mini_sam.pretrain':\n"
-        "            signal.raise_signal(signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Interrupt())\n"
-    )
-    command = ("backbone", "pretrain", "--out", tmp_path / "out", "--work", tmp_path / "work")
-    done = casam(*command, before=interrupt)
+def test_ctrl_c_ends_with_130_and_no_traceback(casam, tmp_path, monkeypatch):
+    """The signal comes when the command has begun, at the first thing that it does."""
+    monkeypatch.setattr("simulations.backbone_command._try_writing", lambda _: signal.raise_signal(signal.SIGINT))
+    done = casam("backbone", "pretrain", "--out", tmp_path / "out", "--work", tmp_path / "work")
     assert done.returncode == 130
     assert done.stderr.endswith("casam: interrupted\n")
     assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casam_fed.data.catalogue import DATASETS
+from casam_fed.data.public_datasets import DATASETS
 
 CASAM = "from simulations.cli import main; main()"
 
@@ -42,7 +42,7 @@ def polyps(tmp_path):
 def test_list_needs_no_torch_and_shows_every_dataset(casam):
     done = casam("data", "list", before="import sys; sys.modules['torch'] = None; ")
     assert done.returncode == 0, done.stderr
-    for card in DATASETS.values():
+    for card in (dataset.card for dataset in DATASETS.values()):
         for words in (card.name, card.title, card.where, card.licence, card.layout):
             assert words in done.stdout
     assert [row["name"] for row in json.loads(casam("data", "list", "--json").stdout)] == list(DATASETS)

@@ -89,7 +89,8 @@ def test_a_run_completes_reports_and_leaves_no_process_behind(finished):
     assert left == []
     assert f"report: {out / 'report.md'}" in done.stdout
     assert "stage 2 of 2: lab joins" in done.stdout
-    for name in ("run.json", "report.md", "stage_matrix.csv", "stage_matrix.png", "curves.png"):
+    assert done.stdout.splitlines()[-1] == "verified: 3 exports (bank, 2 sites)"
+    for name in ("run.json", "report.md", "methods.csv", "stage_matrix.csv", "stage_matrices/casam.png", "curves.png"):
         assert (out / name).stat().st_size > 0
     assert sorted(path.name for path in (out / "overlays").iterdir()) == [
         f"{site}-{number}.png" for site in ("clinic", "lab") for number in (1, 2)
@@ -112,12 +113,38 @@ def test_run_json_holds_what_was_promised(finished):
     assert all(size > 1_000_000 for size in run["bytes_up"].values())
 
 
-def test_a_folder_with_an_earlier_run_is_not_overwritten_unasked(finished, tmp_path, cache):
+def test_a_finished_run_is_not_computed_again(finished):
+    """Nothing of Flower is started, and the report is the same."""
+    _, out, _ = finished
+    before = {path: path.read_bytes() for path in (out / "run.json", out / "report.md", out / "progress.jsonl")}
+    done = _casam(out.parent, out, "sim", "run", "stream.yaml", "--out", "out")
+    assert done.returncode == 0
+    assert "1 of 1 cells are finished already" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_what_a_run_leaves_is_looked_at_with_the_commands_of_a_deployment(finished, cache):
+    seed = finished[1] / "seed-0"
+    for command, shown in (
+        (("aggregator.cli", "bank", "list", seed / "aggregator"), "1 active   lab"),
+        (("site_client.cli", "status", seed / "sites" / "lab"), "admitted A001"),
+        (("casam_fed.audit.cli", "show", seed / "sites" / "clinic"), "may leave to federation small, by an option"),
+    ):
+        module, *arguments = map(str, command)
+        program = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout
+
+
+def test_a_folder_with_another_run_is_not_overwritten_unasked(finished, tmp_path, cache):
     _, out, _ = finished
     before = (out / "run.json").read_bytes()
-    done = _casam(tmp_path, cache, "sim", "run", str(stream(tmp_path)), "--out", str(out))
+    done = _casam(
+        tmp_path, cache, "sim", "run", str(stream(tmp_path, epochs=2)), "--out", str(out), "--data", str(out.parent)
+    )
     assert done.returncode == 1
-    assert "holds an earlier run; give another folder, or --overwrite" in done.stderr
+    assert "holds a run with another 'stream.method.epochs'; give another folder, or --overwrite" in done.stderr
     assert (out / "run.json").read_bytes() == before
 
 

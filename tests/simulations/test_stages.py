@@ -121,7 +121,7 @@ def test_masks_of_earlier_sites_are_bit_identical_after_every_later_stage(works,
         growing.admit(bank.load(entry.task))
         for task in [entry.task for entry in growing.entries()]:
             evaluator = works[task].evaluator()
-            segmenter = Segmenter(mini_backbone, LayerBank(growing.folder))
+            segmenter = Segmenter(mini_backbone, LayerBank(growing.folder), "gaussian")
             masks = [evaluator.compare(segmenter, image, task)[2] for image in evaluator.data.images]
             earlier = seen.setdefault(task, masks)
             assert all(np.array_equal(a, b) for a, b in zip(earlier, masks, strict=True))
@@ -134,9 +134,11 @@ def test_retiring_a_task_changes_no_mask_of_the_others(works, bank, mini_backbon
         smaller.admit(bank.load(entry.task))
     evaluator = works["endoscopy"].evaluator()
     image = evaluator.data.images[0]
-    before = evaluator.compare(Segmenter(mini_backbone, smaller), image, "endoscopy")[2]
+    before = evaluator.compare(Segmenter(mini_backbone, smaller, "gaussian"), image, "endoscopy")[2]
     smaller.retire("stained-tissue")
-    assert np.array_equal(evaluator.compare(Segmenter(mini_backbone, smaller), image, "endoscopy")[2], before)
+    assert np.array_equal(
+        evaluator.compare(Segmenter(mini_backbone, smaller, "gaussian"), image, "endoscopy")[2], before
+    )
 
 
 def test_only_what_was_agreed_travels(streamed, bank):

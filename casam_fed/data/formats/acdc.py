@@ -8,18 +8,20 @@ import re
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.volume_cases import VolumeCase, VolumeReader, read_description, require_folder
+from casam_fed.data.layout import read_description, require_folder
+from casam_fed.data.public import DatasetCard, PublicDataset
+from casam_fed.data.volume_cases import VolumeCase, VolumeReader, slices_cache
 from casam_fed.errors import DataError
 
-__all__ = ["AcdcReader"]
+__all__ = ["ACDC", "open_acdc"]
 
 _CLASSES: Final = {"left ventricle": 3, "myocardium": 2, "right ventricle": 1}
 _SPLITS: Final = {"training": "train", "testing": "test"}
 _PATIENT: Final = re.compile(r"patient\d+")
 
 
-class AcdcReader(VolumeReader):
-    """Reads ACDC: a case is a patient at end diastole or end systole, record "patient001_frame01/004".
+def open_acdc(root: Path, cache: Path | None = None) -> VolumeReader:
+    """Return a reader of ACDC: a case is a patient at end diastole or end systole, record "patient001_frame01/004".
 
     Args:
         root: the folder with the patients, or with training/ and testing/ that hold them: the owner's split.
@@ -28,11 +30,23 @@ class AcdcReader(VolumeReader):
     Raises:
         DataError: there are no patients, or Info.cfg, a frame or its label is missing.
     """
+    cases = [case for folder, split in _patients(root) for case in _cases(folder, split)]
+    return VolumeReader(cases, _CLASSES, cache=cache)
 
-    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
-        super().__init__(
-            [case for folder, split in _patients(root) for case in _cases(folder, split)], _CLASSES, cache=cache
-        )
+
+ACDC: Final = PublicDataset(
+    DatasetCard(
+        name="acdc",
+        title="ACDC (Automated Cardiac Diagnosis Challenge, MICCAI 2017)",
+        modality="cardiac MR",
+        classes=tuple(_CLASSES),
+        layout="patientXXX/{Info.cfg, patientXXX_frameNN.nii.gz, patientXXX_frameNN_gt.nii.gz}",
+        where="https://humanheart-project.creatis.insa-lyon.fr/database/",
+        licence="CC BY-NC-SA 4.0",
+        counts=(1632, 177),
+    ),
+    lambda folder, options: open_acdc(folder, slices_cache()),
+)
 
 
 def _patients(root: Path) -> list[tuple[Path, str | None]]:

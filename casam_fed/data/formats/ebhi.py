@@ -10,28 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.flat_pairs import (
-    FlatPairs,
-    Listing,
-    Pair,
-    binary,
-    examples,
-    folders_in,
-    left_out_note,
-    require_root,
-)
+from casam_fed.data.flat_images import FlatReader, Listing, Pair, binary, examples, left_out_note
+from casam_fed.data.layout import folders_in, require_folder
+from casam_fed.data.public import DatasetCard, PublicDataset
 from casam_fed.data.raster import list_rasters
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.sample import Record
 from casam_fed.errors import DataError
 
-__all__ = ["EbhiReader"]
+__all__ = ["EBHI_SEG", "open_ebhi"]
 
 _CLASS: Final = "colorectal tumour area"
 _PATIENT: Final = re.compile(r"([^-]+)-")
 
 
-class EbhiReader:
-    """Reads EBHI-SEG as one binary class over all findings; ids are "FINDING/NAME", because names repeat.
+def open_ebhi(root: Path) -> FlatReader:
+    """Return a reader of EBHI-SEG as one binary class over all findings; ids are "FINDING/NAME", because names repeat.
 
     A name such as GT2014141-1-400-001 begins with the number of the patient, who may appear under several findings. A
     name without a "-" is its own patient, counted in `notes`. Pairs of which the release lacks one half are left out and
@@ -40,27 +33,22 @@ class EbhiReader:
     Args:
         root: the folder that holds the folders of the findings; any folder with image/ and label/ is one.
     """
+    return FlatReader(root, (_CLASS,), partial(_listing, root), binary(_CLASS))
 
-    def __init__(self, root: Path) -> None:
-        self._flat = FlatPairs(root, partial(_listing, root), binary(_CLASS))
-        self.classes: tuple[str, ...] = (_CLASS,)
-        self.notes: list[str] = self._flat.notes
 
-    def records(self) -> list[Record]:
-        """Return all records, sorted by id.
-
-        Raises:
-            DataError: there is no folder of a finding, one lacks image/ or label/, or no image has a label.
-        """
-        return self._flat.records()
-
-    def read(self, record: Record) -> Sample:
-        """Return the sample of `record`.
-
-        Raises:
-            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
-        """
-        return self._flat.read(record)
+EBHI_SEG: Final = PublicDataset(
+    DatasetCard(
+        name="ebhi_seg",
+        title="EBHI-SEG (enteroscope biopsy histopathology)",
+        modality="H&E histology",
+        classes=("colorectal tumour area",),
+        layout="CLASS/{image,label}/NAME.png, six classes",
+        where="https://doi.org/10.6084/m9.figshare.21540159",
+        licence="CC BY 4.0",
+        counts=(1701, 487),
+    ),
+    lambda folder, options: open_ebhi(folder),
+)
 
 
 def _listing(root: Path) -> Listing:
@@ -87,7 +75,7 @@ def _listing(root: Path) -> Listing:
 
 
 def _findings(root: Path) -> list[Path]:
-    require_root(root)
+    require_folder(root)
     found: list[Path] = []
     for folder in folders_in(root):
         present = [name for name in ("image", "label") if (folder / name).is_dir()]

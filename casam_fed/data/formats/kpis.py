@@ -9,21 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.flat_pairs import (
-    FlatPairs,
-    Listing,
-    Pair,
-    binary,
-    folders_in,
-    require_root,
-    without_ends,
-)
+from casam_fed.data.flat_images import FlatReader, Listing, Pair, binary
+from casam_fed.data.layout import folders_in, require_folder, without_ends
 from casam_fed.data.pairing import pair_by_name
+from casam_fed.data.public import READ_THERE, DatasetCard, PublicDataset
 from casam_fed.data.raster import list_rasters
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.sample import Record
 from casam_fed.errors import DataError
 
-__all__ = ["KpisReader"]
+__all__ = ["KPIS_56NX", "KPIS_DN", "open_kpis"]
 
 _CLASS: Final = "glomerulus"
 _SIDES: Final = ("train", "test")
@@ -31,8 +25,8 @@ _LEFT_OUT: Final = "validation"
 _IMAGE_END, _MASK_END = "_img", "_mask"
 
 
-class KpisReader:
-    """Reads one group of the KPIs challenge; ids are "SIDE/CASE/NAME", and the case is the patient.
+def open_kpis(root: Path, group: str) -> FlatReader:
+    """Return a reader of one group of the KPIs challenge; ids are "SIDE/CASE/NAME", and the case is the patient.
 
     The owner's train/ and test/ fix the split, and validation/ is left out, counted in `notes`. Where only one of train/
     and test/ holds the group, as before the owner published the test masks, no split is fixed, and `notes` says so. The
@@ -42,27 +36,36 @@ class KpisReader:
         root: the folder with train/ and test/.
         group: name of the group, such as "56Nx" or "DN".
     """
+    return FlatReader(root / group, (_CLASS,), partial(_listing, root, group), binary(_CLASS))
 
-    def __init__(self, root: Path, group: str) -> None:
-        self._flat = FlatPairs(root / group, partial(_listing, root, group), binary(_CLASS))
-        self.classes: tuple[str, ...] = (_CLASS,)
-        self.notes: list[str] = self._flat.notes
 
-    def records(self) -> list[Record]:
-        """Return all records, sorted by id.
+KPIS_56NX: Final = PublicDataset(
+    DatasetCard(
+        name="kpis_56nx",
+        title="KPIs 2024 (Kidney Pathology Image Segmentation), group 56Nx",
+        modality="PAS kidney pathology, 5/6 nephrectomy",
+        classes=("glomerulus",),
+        layout="{train,test}/56Nx/CASE/{img/*_img.jpg, mask/*_mask.jpg}",
+        where="https://sites.google.com/view/kpis2024",
+        licence=READ_THERE,
+        counts=(558, 463),
+    ),
+    lambda folder, options: open_kpis(folder, "56Nx"),
+)
 
-        Raises:
-            DataError: the group is not there, a case is empty, or images and masks do not pair up.
-        """
-        return self._flat.records()
-
-    def read(self, record: Record) -> Sample:
-        """Return the sample of `record`.
-
-        Raises:
-            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
-        """
-        return self._flat.read(record)
+KPIS_DN: Final = PublicDataset(
+    DatasetCard(
+        name="kpis_dn",
+        title="KPIs 2024 (Kidney Pathology Image Segmentation), group DN",
+        modality="PAS kidney pathology, diabetic nephropathy",
+        classes=("glomerulus",),
+        layout="{train,test}/DN/CASE/{img/*_img.jpg, mask/*_mask.jpg}",
+        where="https://sites.google.com/view/kpis2024",
+        licence=READ_THERE,
+        counts=(724, 391),
+    ),
+    lambda folder, options: open_kpis(folder, "DN"),
+)
 
 
 def _listing(root: Path, group: str) -> Listing:
@@ -83,7 +86,7 @@ def _listing(root: Path, group: str) -> Listing:
 
 
 def _sides_with(root: Path, group: str) -> list[str]:
-    require_root(root)
+    require_folder(root)
     groups = {side: [folder.name for folder in folders_in(root / side)] for side in _SIDES if (root / side).is_dir()}
     if not groups:
         raise DataError(f"{root} holds neither train/ nor test/; give the folder of the KPIs data that does")

@@ -4,25 +4,19 @@ dataset.json lists pairs of imagesTr/ and labelsTr/, the channels ("modality") a
 imagesTs/ are not public, so that these images are not used.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from casam_fed.data.formats.volume_cases import (
-    ClassValues,
-    VolumeCase,
-    VolumeReader,
-    read_json,
-    require_folder,
-    without_suffix,
-)
+from casam_fed.data.layout import read_json, require_folder, without_suffix
+from casam_fed.data.public import DatasetCard, PublicDataset
 from casam_fed.data.volume import Intensity, Percentiles, Window
+from casam_fed.data.volume_cases import VolumeCase, VolumeReader, slices_cache
 from casam_fed.errors import ConfigError, DataError
 
-__all__ = ["SOFT_TISSUE", "MsdReader"]
+__all__ = ["MSD_PROSTATE", "MSD_SPLEEN", "SOFT_TISSUE", "open_msd"]
 
 SOFT_TISSUE: Final = Window(-100, 240)
 """Hounsfield units in which the organs of the abdomen differ; the default for CT."""
@@ -36,82 +30,75 @@ class _Pair(BaseModel):
 class _Description(BaseModel):
     modality: dict[str, str]
     labels: dict[int, str]
-    training: list[_Pair]
+    training: Annotated[list[_Pair], Field(min_length=1)]
 
 
-class MsdReader(VolumeReader):
-    """Reads the training cases of a task; a case is a file name without its extension, and a patient of its own.
+def open_msd(
+    root: Path, classes: Sequence[str], channel: int = 0, window: Window | None = None, cache: Path | None = None
+) -> VolumeReader:
+    """Return a reader of the training cases of a task; a case is a file name without its extension, and its own patient.
 
     Args:
         root: the task's folder.
-        classes: None: the names of dataset.json; or names in the order of the label values, to rename them; or name ->
-            label value, or several to merge, where labels that no class takes become background and are noted.
+        classes: our names for the labels of dataset.json, in the order of their values.
         channel: of the image; 0 is T2 in Task05_Prostate.
         window: None: -100 to 240 Hounsfield units for CT, otherwise percentiles of the volume.
         cache: see `VolumeReader`.
 
     Raises:
-        ConfigError: `classes` do not fit the labels of dataset.json.
+        ConfigError: `classes` are not as many as the labels of dataset.json.
         DataError: dataset.json is missing or wrong, has no such channel, or names a file that is not there.
     """
-
-    def __init__(
-        self,
-        root: Path,
-        classes: Sequence[str] | ClassValues | None = None,
-        channel: int = 0,
-        window: Window | None = None,
-        *,
-        cache: Path | None = None,
-    ) -> None:
-        path = root / "dataset.json"
-        described = _description(root, path)
-        if str(channel) not in described.modality:
-            raise DataError(f"{path} has no channel {channel}; choose one of {', '.join(sorted(described.modality))}")
-        labels = {value: name for value, name in sorted(described.labels.items()) if value != 0}
-        values = _class_values(classes, labels, path)
-        computed_tomography = described.modality[str(channel)].strip().upper() == "CT"
-        intensity: Intensity = window or (SOFT_TISSUE if computed_tomography else Percentiles())
-        cases = [_case(root, pair, channel) for pair in described.training]
-        super().__init__(cases, values, intensity, background=tuple(labels), cache=cache)
-        taken = {value for chosen in values.values() for value in (chosen if isinstance(chosen, tuple) else (chosen,))}
-        if left := [name for value, name in labels.items() if value not in taken]:
-            self.notes.append(f"{len(left)} of {len(labels)} labels count as background: {', '.join(left)}.")
-
-
-def _description(root: Path, path: Path) -> _Description:
+    path = root / "dataset.json"
     require_folder(root)
     described = read_json(path, _Description)
-    labels = [name for value, name in described.labels.items() if value != 0]
-    if not labels or min(described.labels) < 0 or max(Counter(labels).values()) > 1:
+    if str(channel) not in described.modality:
+        raise DataError(f"{path} has no channel {channel}; choose one of {', '.join(sorted(described.modality))}")
+    labels = {value: name for value, name in sorted(described.labels.items()) if value != 0}
+    if not labels or min(labels) < 0 or len(set(labels.values())) < len(labels):
         raise DataError(f"{path} must give every label above 0 a name of its own; replace it with an intact copy")
-    if not described.training:
-        raise DataError(f"{path} lists no training cases; point to a task with imagesTr/ and labelsTr/")
-    return described
+    if len(classes) != len(labels):
+        listed = ", ".join(f"{value} {name}" for value, name in labels.items())
+        raise ConfigError(f"classes {classes!r} do not rename the labels of {path} ({listed}); give one name for each")
+    computed_tomography = described.modality[str(channel)].strip().upper() == "CT"
+    intensity: Intensity = window or (SOFT_TISSUE if computed_tomography else Percentiles())
+    cases = [_case(root, pair, channel) for pair in described.training]
+    return VolumeReader(cases, dict(zip(classes, labels, strict=True)), intensity, cache=cache)
 
 
-def _class_values(
-    classes: Sequence[str] | ClassValues | None, labels: Mapping[int, str], path: Path
-) -> dict[str, int | tuple[int, ...]]:
-    if classes is None:
-        return {name: value for value, name in labels.items()}
-    listed = ", ".join(f"{value} {name}" for value, name in labels.items())
-    if isinstance(classes, Mapping):
-        for name, chosen in classes.items():
-            if not set(chosen if isinstance(chosen, tuple) else (chosen,)) <= set(labels):
-                raise ConfigError(
-                    f"class {name!r} takes label value {chosen}, but {path} has {listed}; correct the class"
-                )
-        values = dict(classes)
-    else:
-        if isinstance(classes, str) or len(set(classes)) != len(labels) or len(classes) != len(labels):
-            raise ConfigError(
-                f"classes {classes!r} do not rename the labels of {path} ({listed}); give one name for each"
-            )
-        values = dict(zip(classes, labels, strict=True))
-    if not values:
-        raise ConfigError(f"classes are empty; choose from the labels of {path} ({listed})")
-    return values
+def _task(card: DatasetCard) -> PublicDataset:
+    return PublicDataset(
+        card,
+        lambda folder, options: open_msd(folder, card.classes, options.channel, options.window, slices_cache()),
+        options=("channel", "window"),
+    )
+
+
+MSD_PROSTATE: Final = _task(
+    DatasetCard(
+        name="msd_prostate",
+        title="Medical Segmentation Decathlon, Task05 Prostate",
+        modality="T2 MR",
+        classes=("peripheral zone", "transition zone"),
+        layout="dataset.json, imagesTr/*.nii.gz (T2, ADC), labelsTr/*.nii.gz",
+        where="http://medicaldecathlon.com",
+        licence="CC BY-SA 4.0",
+        counts=(419, 53),
+    )
+)
+
+MSD_SPLEEN: Final = _task(
+    DatasetCard(
+        name="msd_spleen",
+        title="Medical Segmentation Decathlon, Task09 Spleen",
+        modality="abdominal CT",
+        classes=("spleen",),
+        layout="dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz",
+        where="http://medicaldecathlon.com",
+        licence="CC BY-SA 4.0",
+        counts=(876, 146),
+    )
+)
 
 
 def _case(root: Path, pair: _Pair, channel: int) -> VolumeCase:
@@ -121,11 +108,11 @@ def _case(root: Path, pair: _Pair, channel: int) -> VolumeCase:
 
 
 def _inside(root: Path, name: str) -> Path:
-    if not name.isprintable() or "\\" in name or ":" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DataError(
-            f"{root / 'dataset.json'} names {name!r}, which is not a path inside the task; correct the path"
-        )
-    path = root / name
-    if not path.is_file():
-        raise DataError(f"{root / 'dataset.json'} names {name}, which is not there; unpack the task again")
-    return path
+    inside = name.isprintable() and not any(mark in name for mark in "\\:")
+    if inside and not Path(name).is_absolute() and ".." not in Path(name).parts:
+        if (root / name).is_file():
+            return root / name
+        problem = f"{name}, which is not there; unpack the task again"
+    else:
+        problem = f"{name!r}, which is not a path inside the task; correct the path"
+    raise DataError(f"{root / 'dataset.json'} names {problem}")

@@ -9,21 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.flat_pairs import (
-    FlatPairs,
-    Listing,
-    Pair,
-    find_folder,
-    folders_in,
-    require_root,
-    soft_binary,
-)
+from casam_fed.data.flat_images import FlatReader, Listing, Pair, soft_binary
+from casam_fed.data.layout import find_folder, folders_in, require_folder
 from casam_fed.data.pairing import pair_by_name
+from casam_fed.data.public import DatasetCard, PublicDataset
 from casam_fed.data.raster import list_rasters
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.sample import Record
 from casam_fed.errors import DataError
 
-__all__ = ["PolypReader"]
+__all__ = ["POLYP", "open_polyp"]
 
 _CLASS: Final = "polyp"
 _TRAIN: Final = "TrainDataset"
@@ -32,8 +26,8 @@ _IMAGES: Final = ("image", "images")
 _MASKS: Final = ("mask", "masks")
 
 
-class PolypReader:
-    """Reads either layout; no release tells the patients, so every image is its own, as `notes` says.
+def open_polyp(root: Path) -> FlatReader:
+    """Return a reader of either layout; no release tells the patients, so every image is its own, as `notes` says.
 
     Ids are the name of the image. With both TrainDataset/ and TestDataset/ the owner's split is kept, and ids are
     "train/NAME" and "test/COLLECTION/NAME". JPEG masks are thresholded at 128, and so are PNG masks that were JPEGs once
@@ -42,27 +36,22 @@ class PolypReader:
     Args:
         root: the folder with images/ and masks/, or the one with TrainDataset/.
     """
+    return FlatReader(root, (_CLASS,), partial(_listing, root), soft_binary(_CLASS))
 
-    def __init__(self, root: Path) -> None:
-        self._flat = FlatPairs(root, partial(_listing, root), soft_binary(_CLASS))
-        self.classes: tuple[str, ...] = (_CLASS,)
-        self.notes: list[str] = self._flat.notes
 
-    def records(self) -> list[Record]:
-        """Return all records, sorted by id.
-
-        Raises:
-            DataError: the folders follow neither layout or both, or an image or a mask is without the other.
-        """
-        return self._flat.records()
-
-    def read(self, record: Record) -> Sample:
-        """Return the sample of `record`.
-
-        Raises:
-            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
-        """
-        return self._flat.read(record)
+POLYP: Final = PublicDataset(
+    DatasetCard(
+        name="polyp",
+        title="Kvasir-SEG, or the TrainDataset of polyp benchmarks",
+        modality="endoscopy",
+        classes=("polyp",),
+        layout="{images,masks}/NAME.jpg, or TrainDataset/{image,mask}/NAME.png",
+        where="https://datasets.simula.no/kvasir-seg/",
+        licence="research and education only (Kvasir-SEG)",
+        counts=(804, 196),
+    ),
+    lambda folder, options: open_polyp(folder),
+)
 
 
 def _listing(root: Path) -> Listing:
@@ -78,7 +67,7 @@ def _listing(root: Path) -> Listing:
 
 def _parts(root: Path) -> list[tuple[str, str | None, Path, Path]]:
     """Return (prefix of ids, split, folder of images, folder of masks) of every part."""
-    require_root(root)
+    require_folder(root)
     train, test = root / _TRAIN, root / _TEST
     flat = find_folder(root, _IMAGES) or find_folder(root, _MASKS)
     if bool(flat) == train.is_dir():

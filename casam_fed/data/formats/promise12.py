@@ -7,17 +7,19 @@ import re
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.volume_cases import VolumeCase, VolumeReader, require_folder
+from casam_fed.data.layout import require_folder
+from casam_fed.data.public import READ_THERE, DatasetCard, PublicDataset
+from casam_fed.data.volume_cases import VolumeCase, VolumeReader, slices_cache
 from casam_fed.errors import DataError
 
-__all__ = ["Promise12Reader"]
+__all__ = ["PROMISE12", "open_promise12"]
 
 _NAME: Final = re.compile(r"(Case\d+)(_segmentation)?\.mhd", re.IGNORECASE)
 _LEVELS: Final = ("*", "*/*", "*/*/*")
 
 
-class Promise12Reader(VolumeReader):
-    """Reads PROMISE12; a case is "Case00", and a patient of its own.
+def open_promise12(root: Path, cache: Path | None = None) -> VolumeReader:
+    """Return a reader of PROMISE12; a case is "Case00", and a patient of its own.
 
     Args:
         root: the folder that holds the cases, at most two folders further down.
@@ -26,9 +28,22 @@ class Promise12Reader(VolumeReader):
     Raises:
         DataError: there are no cases, one is there twice, or an image or its segmentation is missing.
     """
+    return VolumeReader(_cases(root), {"prostate": 1}, cache=cache)
 
-    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
-        super().__init__(_cases(root), {"prostate": 1}, cache=cache)
+
+PROMISE12: Final = PublicDataset(
+    DatasetCard(
+        name="promise12",
+        title="PROMISE12 (Prostate MR Image Segmentation, MICCAI 2012)",
+        modality="T2 MR",
+        classes=("prostate",),
+        layout="CaseNN.mhd, CaseNN.raw, CaseNN_segmentation.mhd, CaseNN_segmentation.raw",
+        where="https://promise12.grand-challenge.org",
+        licence=READ_THERE,
+        counts=(712, 66),
+    ),
+    lambda folder, options: open_promise12(folder, slices_cache()),
+)
 
 
 def _cases(root: Path) -> list[VolumeCase]:

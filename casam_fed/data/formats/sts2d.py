@@ -9,23 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from casam_fed.data.formats.flat_pairs import (
-    FlatPairs,
-    Listing,
-    Pair,
-    binary,
-    examples,
-    find_folder,
-    folders_in,
-    require_root,
-    without_ends,
-)
+from casam_fed.data.flat_images import FlatReader, Listing, Pair, binary, examples
+from casam_fed.data.layout import find_folder, folders_in, require_folder, without_ends
 from casam_fed.data.pairing import pair_by_name
+from casam_fed.data.public import READ_THERE, DatasetCard, PublicDataset
 from casam_fed.data.raster import list_rasters
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.sample import Record
 from casam_fed.errors import DataError
 
-__all__ = ["Sts2dReader"]
+__all__ = ["STS_2D", "open_sts2d"]
 
 _CLASS: Final = "teeth"
 _IMAGES: Final = ("image", "images")
@@ -34,8 +26,8 @@ _MASK_ENDS: Final = ("_mask", "-mask")
 _LEVELS: Final = 3
 
 
-class Sts2dReader:
-    """Reads every folder that holds images and masks; ids are "FOLDER/NAME" below the root, or "NAME" in the root.
+def open_sts2d(root: Path) -> FlatReader:
+    """Return a reader of every folder with images and masks; ids are "FOLDER/NAME" below the root, or "NAME" in it.
 
     A mask has the name of its image, or that name with "_mask" or "-mask" behind it. Folders with images and no masks are
     left out, counted in `notes`. The releases do not tell patients: every image is its own.
@@ -43,31 +35,26 @@ class Sts2dReader:
     Args:
         root: the folder of the release, or any below it that still holds image/ and mask/.
     """
+    return FlatReader(root, (_CLASS,), partial(_listing, root), binary(_CLASS))
 
-    def __init__(self, root: Path) -> None:
-        self._flat = FlatPairs(root, partial(_listing, root), binary(_CLASS))
-        self.classes: tuple[str, ...] = (_CLASS,)
-        self.notes: list[str] = self._flat.notes
 
-    def records(self) -> list[Record]:
-        """Return all records, sorted by id.
-
-        Raises:
-            DataError: no folder holds images and masks, one holds masks without images, or they do not pair up.
-        """
-        return self._flat.records()
-
-    def read(self, record: Record) -> Sample:
-        """Return the sample of `record`.
-
-        Raises:
-            DataError: the record is unknown, a file is unreadable, or image and mask do not fit together.
-        """
-        return self._flat.read(record)
+STS_2D: Final = PublicDataset(
+    DatasetCard(
+        name="sts_2d",
+        title="STS-2D (Semi-supervised Teeth Segmentation, MICCAI 2023)",
+        modality="panoramic dental X-ray",
+        classes=("teeth",),
+        layout="a folder of PNG radiographs beside a folder of PNG masks",
+        where="https://zenodo.org/records/10597292",
+        licence=READ_THERE,
+        counts=(1700, 70),
+    ),
+    lambda folder, options: open_sts2d(folder),
+)
 
 
 def _listing(root: Path) -> Listing:
-    require_root(root)
+    require_folder(root)
     pairs: list[Pair] = []
     alone: list[str] = []
     unlabelled: dict[str, int] = {}

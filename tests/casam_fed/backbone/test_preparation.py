@@ -100,6 +100,15 @@ def test_the_box_of_the_whole_image_is_the_box_of_the_whole_frame(fit):
     np.testing.assert_allclose(whole, [[0, 0, frame.fitted[1] - 1, frame.fitted[0] - 1]], atol=1e-4)
 
 
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_the_point_of_a_pixel_is_the_middle_of_what_it_becomes(fit):
+    """Enlarged eightfold, pixel 5 becomes pixels 40 to 47."""
+    points = frame_of((32, 32), SQUARE, fit).points_to_square(np.array([[5, 0], [31, 20]]))
+    assert points.dtype == np.float32
+    assert points.tolist() == [[43.5, 3.5], [251.5, 163.5]]
+    assert frame_of((SQUARE, SQUARE), SQUARE, fit).points_to_square(points).tolist() == points.tolist()
+
+
 def test_the_box_of_one_pixel_never_turns_inside_out():
     """Shrunk eightfold, a pixel is narrower than the step from its first to its last."""
     boxes = frame_of((2048, 2048), SQUARE, "pad").boxes_to_square(np.array([[9, 9, 9, 9]], dtype=np.float32))

@@ -8,8 +8,8 @@ from PIL import Image
 
 from casam_fed.data.check import check_dataset
 from casam_fed.data.contact_sheet import ContactSheets
-from casam_fed.data.folder import FolderReader
-from casam_fed.data.phantom_reader import PhantomReader
+from casam_fed.data.folder import open_folder
+from casam_fed.data.phantoms import PhantomReader
 
 
 def save(path, pixels):
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def check(folder, **options):
-    return check_dataset(FolderReader(folder, ["polyp"], "binary", "^[a-z]"), **options)
+    return check_dataset(open_folder(folder, ["polyp"], "binary", "^[a-z]"), **options)
 
 
 def test_a_sound_dataset_is_described(folder):
@@ -107,7 +107,7 @@ def test_contact_sheets_show_every_sample_once():
 
 
 def test_a_contact_sheet_paints_the_masks(folder):
-    reader = FolderReader(folder, ["polyp"], "binary")
+    reader = open_folder(folder, ["polyp"], "binary")
     sheets = ContactSheets()
     assert sheets.add(reader.read(reader.records()[0])) is None
     page = np.asarray(Image.open(io.BytesIO(sheets.flush())).convert("RGB")).astype(int)

@@ -2,17 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from casam_fed.config import from_mapping
-from casam_fed.data import public
-from casam_fed.data.catalogue import DATASETS, dataset_card
 from casam_fed.data.dataset import DataBlock, open_dataset
-from casam_fed.errors import ConfigError, DataError
+from casam_fed.data.public_datasets import DATASETS
+from casam_fed.errors import ConfigError
 
 
 def block(**values):
@@ -30,22 +28,17 @@ def polyps(tmp_path) -> Path:
     return tmp_path
 
 
-def test_every_dataset_of_the_catalogue_has_a_kind_and_a_reader():
-    assert get_args(public.PublicData.__annotations__["kind"]) == tuple(DATASETS)
-    assert set(public._READERS) == set(DATASETS)
-
-
-def test_an_unknown_dataset_names_the_nearest():
-    with pytest.raises(ConfigError, match="unknown dataset 'polip'; did you mean 'polyp'"):
-        dataset_card("polip")
-    with pytest.raises(ConfigError, match="is of unknown kind 'prepare'; did you mean 'prepared'"):
-        block(kind="prepare", path=".")
+def test_an_unknown_kind_names_the_nearest():
+    with pytest.raises(ConfigError, match="is of unknown kind 'polip'; did you mean 'polyp'"):
+        block(kind="polip", path=".")
+    with pytest.raises(ConfigError, match="unknown phantom modality 'cardiac'; did you mean 'cardiac_mr'"):
+        open_dataset(block(kind="phantom", modality="cardiac"), Path())
 
 
 def test_a_public_dataset_is_split_and_compared_with_the_paper(polyps):
     dataset = open_dataset(block(kind="polyp", path="kvasir", test_fraction=0.3), polyps)
     assert (len(dataset.train), len(dataset.test)) == (7, 3)
-    assert dataset.reader.classes == dataset_card("polyp").classes
+    assert dataset.reader.classes == DATASETS["polyp"].card.classes
     assert dataset.notes == ("polyp has 7 training and 3 test images here; the paper counts 804 and 196.",)
 
 
@@ -65,9 +58,3 @@ def test_a_split_is_kept_where_the_site_or_the_block_says(polyps):
 def test_an_option_of_another_kind_is_refused(polyps, option):
     with pytest.raises(ConfigError, match=f"kind polyp has no option '{next(iter(option))}'"):
         open_dataset(block(kind="polyp", path="kvasir", **option), polyps)
-
-
-@pytest.mark.parametrize("kind", DATASETS)
-def test_a_missing_folder_is_told_by_every_reader(tmp_path, kind):
-    with pytest.raises(DataError, match="does not exist"):
-        open_dataset(block(kind=kind, path="nowhere"), tmp_path)

@@ -157,15 +157,10 @@ def test_a_volume_with_like_spacings_is_cut_axially_in_either_view(tmp_path: Pat
     assert open_volume(path, view="acquired").planes.shape == open_volume(path).planes.shape == (5, 6, 4)
 
 
-def test_slices_are_counted_and_others_refused(tmp_path: Path) -> None:
+def test_slices_are_counted(tmp_path: Path) -> None:
     volume = open_volume(write_nifti(tmp_path / "a.nii", VOXELS))
     assert volume.slices == 6
     assert volume.slice(5).shape == (5, 4)
-    for z in (-1, 6):
-        with pytest.raises(IndexError, match="planes 0 to 5"):
-            volume.slice(z)
-    with pytest.raises(ValueError, match="the planes are"):
-        volume.to_source(volume.planes[:3])
 
 
 # What headers say
@@ -255,9 +250,8 @@ def test_flat_volumes_and_lone_bright_spots_are_images_too() -> None:
 
 @pytest.mark.parametrize("limits", [(5, 5), (9, 1), (float("nan"), 1), (0, float("inf"))])
 def test_limits_that_are_no_range_are_refused(limits: tuple[float, float]) -> None:
-    for kind in (Window, Percentiles):
-        with pytest.raises(ConfigError, match=r"no range; give"):
-            kind(*limits)
+    with pytest.raises(ConfigError, match=r"no range; give"):
+        Window(*limits)
 
 
 # Refusals
@@ -328,7 +322,7 @@ def test_voxels_of_several_numbers_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(VOXELS.astype(np.complex64), np.eye(4)), tmp_path / "a.nii")
     nib.save(nib.Nifti1Image(np.zeros((2, 2, 2), [(c, "u1") for c in "RGB"]), np.eye(4)), tmp_path / "b.nii")
     for name in ("a.nii", "b.nii"):
-        assert "one real number per voxel" in refused(tmp_path / name)
+        assert "one real, finite number per voxel" in refused(tmp_path / name)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 4, 5, 6)])

@@ -11,8 +11,7 @@ import yaml
 from PIL import Image
 
 from casam_fed.data.check import check_dataset
-from casam_fed.data.dataset import open_dataset, open_reader
-from casam_fed.data.public import PublicData
+from casam_fed.data.dataset import PublicData, open_dataset
 from casam_fed.data.sample import Sample
 from casam_fed.data.volume import open_volume
 from casam_fed.drawn import nine
@@ -32,7 +31,7 @@ TINY = {
     "promise12": Amount(2, 0, 2),
     "sts_2d": Amount(2, 0, 1),
 }
-# Images and patients of TINY, and the classes, in the order of the catalogue.
+# Images and patients of TINY, and the classes, in the order of `DATASETS`.
 EXPECTED = {
     "acdc": (12, 3, ("left ventricle", "myocardium", "right ventricle")),
     "ebhi_seg": (4, 2, ("colorectal tumour area",)),
@@ -72,7 +71,7 @@ def block(kind: str) -> PublicData:
 
 
 def samples(root: Path, kind: str) -> list[Sample]:
-    reader = open_reader(block(kind), root)
+    reader = block(kind).reader(root)
     return [reader.read(record) for record in reader.records()]
 
 
@@ -90,7 +89,7 @@ def everything(root: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_the_owners_reader_finds_every_image_and_nothing_wrong(kind: str, root: Path) -> None:
     images, patients, classes = EXPECTED[kind]
-    report = check_dataset(open_reader(block(kind), root))
+    report = check_dataset(block(kind).reader(root))
     assert report.problems == []
     assert (report.images, report.patients) == (images, patients)
     assert report.classes == dict.fromkeys(classes, images)
@@ -125,7 +124,7 @@ def test_owners_splits_are_kept_and_others_are_drawn(root: Path) -> None:
 
 
 def test_halves_that_the_release_lacks_are_noted_and_not_wrong(root: Path) -> None:
-    reader = open_reader(block("ebhi_seg"), root)
+    reader = block("ebhi_seg").reader(root)
     reader.records()
     assert [note for note in reader.notes if "1 without a mask" in note and "1 without an image" in note]
     assert {path.name for path in (root / "ebhi_seg").iterdir()} == {

@@ -9,13 +9,14 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from casam_fed.data.phantom_reader import MODALITIES, PhantomReader
-from casam_fed.data.sample import Record, Sample
+from casam_fed.data.phantoms import PhantomReader
+from casam_fed.data.sample import Sample
 from casam_fed.drawn.abdominal_ct import draw_abdominal_ct, draw_ct_units
 from casam_fed.drawn.cardiac_mr import draw_cardiac_signal
 from casam_fed.drawn.geometry import Plane, blob, make_plane
+from casam_fed.drawn.modalities import MODALITIES
 from casam_fed.drawn.texture import smooth_noise, stamp
-from casam_fed.errors import ConfigError, DataError
+from casam_fed.errors import ConfigError
 
 CLASSES = {
     "cardiac_mr": ("right ventricle", "myocardium", "left ventricle"),
@@ -187,19 +188,6 @@ def test_modalities_are_told_apart_by_simple_statistics(samples: dict[str, list[
 def test_an_unknown_modality_names_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match="'cardiac_mr'"):
         PhantomReader("cardiac-mri", train=1, test=1, seed=0)
-
-
-@pytest.mark.parametrize(("name", "value"), [("train", 0), ("test", -1), ("seed", -1), ("images_per_patient", 0)])
-def test_a_number_below_its_minimum_is_refused_by_name(name: str, value: int) -> None:
-    numbers = {"train": 1, "test": 1, "seed": 0, "images_per_patient": 1, name: value}
-    with pytest.raises(ConfigError, match=f"^{name} "):
-        PhantomReader("endoscopy", **numbers)
-
-
-def test_a_foreign_record_is_refused() -> None:
-    reader = PhantomReader("endoscopy", train=1, test=0, seed=0)
-    with pytest.raises(DataError, match="slice-9"):
-        reader.read(Record("slice-9", "patient-9", "train"))
 
 
 def test_drawing_needs_no_torch() -> None:

@@ -74,7 +74,7 @@ def pairs() -> list[tuple[Mask, Mask]]:
     rng = np.random.default_rng(0)
     found = []
     for height, width in ((64, 64), (90, 40), (40, 130), (110, 110), (7, 5), (1, 9)):
-        for _ in range(3):
+        for _ in range(2 if height * width < 5000 else 1):
             p = disc(height, width, *rng.uniform(0, (height, width)), rng.uniform(1, max(height, width)))
             m = disc(height, width, *rng.uniform(0, (height, width)), rng.uniform(1, max(height, width)))
             found.append((p, m))
@@ -151,16 +151,3 @@ def test_arrays_in_any_memory_order_score_alike_and_stay_as_they_are(metric: Met
     assert metric(np.asfortranarray(prediction), mask[::-1][::-1]).tolist() == metric(prediction, mask).tolist()
     assert np.array_equal(prediction, before[0])
     assert np.array_equal(mask, before[1])
-
-
-@pytest.mark.parametrize("metric", ALL)
-def test_other_dtypes_and_shapes_are_programmers_errors(metric: Metric) -> None:
-    mask = np.zeros((2, 8, 8), dtype=bool)
-    with pytest.raises(ValueError, match="must be bool"):
-        metric(mask.astype(np.uint8), mask)
-    with pytest.raises(ValueError, match="one shape"):
-        metric(mask, mask[:1])
-    with pytest.raises(ValueError, match="one shape"):
-        metric(mask[None], mask[None])
-    with pytest.raises(ValueError, match="one shape"):
-        metric(mask[0, 0], mask[0, 0])

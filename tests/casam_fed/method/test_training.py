@@ -14,7 +14,7 @@ import torch
 
 from casam_fed.backbone.model import Backbone
 from casam_fed.config import MethodConfig
-from casam_fed.data.folder import FolderReader
+from casam_fed.data.folder import open_folder
 from casam_fed.errors import TrainingError
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.fitting import total_steps
@@ -32,15 +32,15 @@ def store(tiny_backbone: Backbone, tmp_path: Path) -> EmbeddingStore:
 
 @pytest.fixture
 def data(blobs: Path, store: EmbeddingStore) -> TaskData:
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     return encode_task(reader, [record for record in reader.records() if record.split == "train"], store, CONFIG)
 
 
 def test_training_learns_what_plain_sam_does_not_know(mini_backbone, tmp_path, blobs):
     """One box around both discs: plain SAM cannot know that the space between them is background."""
-    config = dataclasses.replace(CONFIG, min_steps=30, point_share=0.0)
+    config = dataclasses.replace(CONFIG, min_steps=15, point_share=0.0)
     store = EmbeddingStore(tmp_path / "store", mini_backbone)
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     data = encode_task(reader, [record for record in reader.records() if record.split == "train"], store, config)
     losses: list[float] = []
     train_alignment(mini_backbone, store, data, config, 0, report=lambda progress: losses.append(progress.loss))
@@ -51,7 +51,7 @@ def test_training_learns_what_plain_sam_does_not_know(mini_backbone, tmp_path, b
 @pytest.mark.parametrize("unit", ["class", "instance"])
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tiny_backbone, store, blobs, start, unit):
     config = dataclasses.replace(CONFIG, start=start, unit=unit, min_steps=5)
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     data = encode_task(reader, reader.records(), store, config)
     first, again, other = (train_alignment(tiny_backbone, store, data, config, seed) for seed in (3, 3, 4))
     assert _equal(first, again)
@@ -79,7 +79,7 @@ def test_small_sites_get_a_minimum_of_steps_and_large_ones_their_epochs():
 
 
 def test_a_killed_training_goes_on_to_the_same_bits(tiny_backbone, store, tmp_path, blobs):
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     data = encode_task(reader, reader.records(), store, LONGER)
     whole = train_alignment(tiny_backbone, store, data, LONGER, 0)
     _killed(tmp_path, blobs, at=55)
@@ -117,7 +117,7 @@ def test_images_without_targets_are_counted_and_not_trained_on(tiny_backbone, st
     from PIL import Image
 
     Image.fromarray(np.zeros((48, 64), dtype=np.uint8)).save(mask)
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     data = encode_task(reader, [record for record in reader.records() if record.split == "train"], store, CONFIG)
     assert data.empty == (f"train/{mask.stem}",)
     assert len(data.images) == 8
@@ -155,7 +155,7 @@ def _killed(folder: Path, blobs: Path, at: int) -> None:
         from casam_fed.backbone.model import Backbone
         from casam_fed.backbone.sam_modules import build_sam
         from casam_fed.config import MethodConfig
-        from casam_fed.data.folder import FolderReader
+        from casam_fed.data.folder import open_folder
         from casam_fed.method.embeddings import EmbeddingStore
         from casam_fed.method.task_data import encode_task
         from casam_fed.method.training import train_alignment
@@ -167,7 +167,7 @@ def _killed(folder: Path, blobs: Path, at: int) -> None:
         config = MethodConfig(**{asdict(LONGER)!r})
         folder = Path({str(folder)!r})
         store = EmbeddingStore(folder / "store", backbone)
-        reader = FolderReader(Path({str(blobs)!r}), ["disc"], "instances")
+        reader = open_folder(Path({str(blobs)!r}), ["disc"], "instances")
         data = encode_task(reader, reader.records(), store, config)
 
         def report(progress):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from casam_fed.config import MethodConfig
-from casam_fed.data.folder import FolderReader
+from casam_fed.data.folder import open_folder
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.method.embeddings import EmbeddingStore
 from casam_fed.method.fitting import draw_batch, forward
@@ -24,7 +24,7 @@ def store(tiny_backbone, tmp_path):
 
 @pytest.fixture
 def images(blobs, store):
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     return encode_task(reader, reader.records(), store, CONFIG).with_targets
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
 from casam_fed.backbone.preparation import prepare
-from casam_fed.data.folder import FolderReader
+from casam_fed.data.folder import open_folder
 from casam_fed.errors import DataError
 from simulations.mini_sam.measure import measure_drawn, measure_instances
 
@@ -46,7 +46,7 @@ def test_instances_equal_one_instance_at_a_time(mini_backbone, blobs):
         Image.fromarray(np.where(labels > 0, 200, 50).astype(np.uint8)).save(blobs / "test" / "images" / f"{name}.png")
 
     every, largest, counts = [], [], []
-    reader = FolderReader(blobs, ["disc"], "instances")
+    reader = open_folder(blobs, ["disc"], "instances")
     for record in reader.records():
         if record.split == "test":
             sample = reader.read(record)

@@ -1,10 +1,12 @@
 """Which cells there are, and in which order tasks may join."""
 
+from pathlib import Path
+
 import pytest
 
 from casam_fed.errors import ConfigError
-from simulations.methods.catalogue import METHODS, chosen_methods
-from simulations.sweep.plan import cells_of, orders_of
+from simulations.methods.method_list import METHODS, chosen_methods
+from simulations.sweep.plan import Cell, batches_of, cells_of, orders_of
 
 
 def test_the_first_order_is_the_streams_own_and_all_differ_and_stay_the_same():
@@ -44,7 +46,29 @@ def test_every_method_is_compared_once_before_any_is_repeated():
     assert {(cell.seed, cell.order) for cell in cells[: len(METHODS)]} == {(7, 0)}
 
 
-def test_methods_are_chosen_by_name_in_the_catalogues_order():
+def test_casam_in_the_streams_own_order_lies_where_one_looks_first_and_no_two_cells_together():
+    out = Path("/out")
+    assert Cell(METHODS["casam"], 2, 0).folder(out) == out / "seed-2"
+    assert Cell(METHODS["casam"], 2, 1).folder(out) == out / "cells/casam/order-1/seed-2"
+    assert Cell(METHODS["er"], 0, 0).folder(out) == out / "cells/er/order-0/seed-0"
+    cells = cells_of(list(METHODS.values()), (0, 1, 2), 3)
+    assert len({cell.folder(out) for cell in cells}) == len(cells)
+
+
+def test_the_seeds_of_a_method_and_order_that_need_flower_are_run_together():
+    casam, er, fedavg = METHODS["casam"], METHODS["er"], METHODS["fedavg"]
+    assert batches_of(cells_of([casam, er, fedavg], (0, 1), 2)) == [
+        [Cell(casam, 0, 0), Cell(casam, 1, 0)],
+        [Cell(er, 0, 0)],
+        [Cell(fedavg, 0, 0), Cell(fedavg, 1, 0)],
+        [Cell(er, 1, 0)],
+        [Cell(casam, 0, 1), Cell(casam, 1, 1)],
+        [Cell(er, 0, 1)],
+        [Cell(er, 1, 1)],
+    ]
+
+
+def test_methods_are_chosen_by_name_in_the_order_of_the_list():
     assert [method.name for method in chosen_methods("er, casam")] == ["casam", "er"]
     assert [method.name for method in chosen_methods("all")] == list(METHODS)
 

@@ -59,13 +59,17 @@ def alive() -> list[psutil.Process]:
 def finished_cells(out: Path) -> dict[str, int]:
     """Return the finished cells and when each was written."""
     return {
-        str(path.parent.relative_to(out / "cells")): path.stat().st_mtime_ns
-        for path in out.glob("cells/*/*/*/result.json")
+        str(path.parent.relative_to(out)): path.stat().st_mtime_ns
+        for path in (
+            *out.glob("seed-*/results.json"),
+            *out.glob("cells/casam/*/*/results.json"),
+            *out.glob("cells/*/*/*/outcomes.json"),
+        )
     }
 
 
 def progress(out: Path) -> str:
-    path = out / "cells/casam/order-0/seed-0/progress.jsonl"
+    path = out / "seed-0/progress.jsonl"
     return path.read_text() if path.exists() else ""
 
 
@@ -93,7 +97,7 @@ def swept(tmp_path_factory):
 def test_a_killed_sweep_goes_on_where_it_was(swept):
     done, folder, before, _ = swept
     assert done.returncode == 0, done.stderr
-    assert list(before) == ["zero-shot/order-0/seed-0"]
+    assert list(before) == ["cells/zero-shot/order-0/seed-0"]
     assert "1 of 8 cells are finished already" in done.stdout
     after = finished_cells(folder / "out")
     assert len(after) == 8
@@ -131,7 +135,7 @@ def test_every_method_has_a_row_and_all_share_what_they_must(swept):
     for name in set(rows) - {"casam oracle"}:
         assert rows[name]["unseen"]["ct"]["images"] == 4
     assert rows["zero-shot"]["unseen"]["ct"]["difference"] == 0
-    assert (out / "cells/casam/order-0/seed-0/report.md").read_text().count("Sets that no site has") == 1
+    assert (out / "report.md").read_text().count("Sets that no site has") == 1
     for name in ("report.md", "methods.csv", "forgetting.png", "stage_matrices/casam.png", "stage_matrices/lwf.png"):
         assert (out / name).stat().st_size > 0
 
@@ -146,7 +150,7 @@ def test_another_order_is_added_without_training_casam_again(swept):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     after = finished_cells(folder / "out")
-    assert set(after) - set(before) == {"casam/order-1/seed-0", "sequential/order-1/seed-0"}
+    assert set(after) - set(before) == {f"cells/{name}/order-1/seed-0" for name in ("casam", "sequential")}
     assert {cell: after[cell] for cell in before} == before
     assert {path: path.stat().st_mtime_ns for path in outbox} == outbox
     run = json.loads((folder / "out" / "run.json").read_text())

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,14 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
+from casam_fed.data import layout
 from casam_fed.data.formats import prepared
-from casam_fed.data.formats.prepared import PreparedReader
+from casam_fed.data.formats.prepared import open_prepared
 from casam_fed.data.sample import Reader, Record
 from casam_fed.data.split import split_records
-from casam_fed.errors import ConfigError, DataError
+from casam_fed.errors import ConfigError
+
+from ..tiny_images import refused
 
 K, H, W = 2, 24, 32
 COLOUR = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
@@ -52,14 +54,6 @@ def read_all(reader: Reader) -> None:
         reader.read(record)
 
 
-def refused(reader: Callable[[], Reader]) -> str:
-    with pytest.raises(DataError) as caught:
-        read_all(reader())
-    assert "\n" not in str(caught.value)
-    assert "; " in str(caught.value), "an error names its mend"
-    return str(caught.value)
-
-
 def read_only(reader: Reader) -> np.ndarray:
     (record,) = reader.records()
     sample = reader.read(record)
@@ -75,13 +69,13 @@ def read_only(reader: Reader) -> np.ndarray:
 @pytest.mark.parametrize("form", ["csr_matrix", "csc_matrix", "coo_matrix", "csr_array", "coo_array"])
 def test_every_form_that_scipy_saves_is_read_in_c_order(tmp_path: Path, shape: tuple[int, int], form: str) -> None:
     root = dataset(tmp_path, getattr(sparse, form)(PLANES.reshape(shape)))
-    assert (read_only(PreparedReader(root)) == (PLANES > 0)).all()
+    assert (read_only(open_prepared(root)) == (PLANES > 0)).all()
 
 
 @pytest.mark.parametrize("name", [f"a.b.({K}, {H}, {W}, 1).npz", f"a.({K},{H},{W}).npz", f"x.(1).({K}, {H}, {W}).npz"])
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float32])
 def test_every_type_and_way_of_writing_the_shape_is_read(tmp_path: Path, name: str, dtype: type) -> None:
-    assert (read_only(PreparedReader(dataset(tmp_path, sparse.csr_matrix(TWO_D.astype(dtype)), name))) == PLANES).all()
+    assert (read_only(open_prepared(dataset(tmp_path, sparse.csr_matrix(TWO_D.astype(dtype)), name))) == PLANES).all()
 
 
 def test_255_is_foreground_and_stored_zeros_are_background(tmp_path: Path) -> None:
@@ -89,11 +83,11 @@ def test_255_is_foreground_and_stored_zeros_are_background(tmp_path: Path) -> No
     expected = PLANES > 0
     expected[0, matrix.row[0], matrix.col[0]] = False
     matrix.data[0] = 0
-    assert (read_only(PreparedReader(dataset(tmp_path, matrix))) == expected).all()
+    assert (read_only(open_prepared(dataset(tmp_path, matrix))) == expected).all()
 
 
 def test_an_empty_label_is_kept_and_counted(tmp_path: Path) -> None:
-    reader = PreparedReader(dataset(tmp_path, sparse.csr_matrix(TWO_D * 0)))
+    reader = open_prepared(dataset(tmp_path, sparse.csr_matrix(TWO_D * 0)))
     assert not read_only(reader).any()
     assert reader.notes[-1] == "Empty masks: 1 of 1 read so far; they are kept, not replaced."
 
@@ -106,14 +100,14 @@ def test_the_owners_split_and_both_kinds_of_entries_are_kept(tmp_path: Path) -> 
     Image.fromarray(COLOUR).save(tmp_path / "image" / "b.jpg")
     entry = {"image": "image/a.png", "label": f"label/{NAME}"}
     describe(tmp_path, [["./image/b.jpg", f"label/{NAME}"]], [entry])
-    reader = PreparedReader(tmp_path)
+    reader = open_prepared(tmp_path)
     assert reader.records() == [Record("image/a", "image/a", "test"), Record("image/b", "image/b", "train")]
     assert split_records(reader.records()) == reader.records()
     assert reader.notes == []
 
 
 def test_one_list_alone_fixes_no_split(tmp_path: Path) -> None:
-    reader = PreparedReader(dataset(tmp_path))
+    reader = open_prepared(dataset(tmp_path))
     assert reader.records() == [Record("image/a", "image/a", None)]
     assert reader.notes == ["Only 'training' lists images: no split is fixed."]
 
@@ -121,17 +115,17 @@ def test_one_list_alone_fixes_no_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "given", "classes"),
     [
-        ({"1": "liver", "0": "background", "2": "spleen"}, None, ("liver", "spleen")),
-        ({"1": "liver", "2": "spleen"}, None, ("liver", "spleen")),
-        (["liver", "spleen"], None, ("liver", "spleen")),
+        ({"1": "liver", "0": "background", "2": "spleen"}, (), ("liver", "spleen")),
+        ({"1": "liver", "2": "spleen"}, (), ("liver", "spleen")),
+        (["liver", "spleen"], (), ("liver", "spleen")),
         (["liver", "spleen"], ("a", "b"), ("a", "b")),
-        (None, None, ("class 1", "class 2")),
+        (None, (), ("class 1", "class 2")),
     ],
 )
 def test_classes_come_from_the_user_or_the_labels_or_are_numbered(
-    tmp_path: Path, labels: object, given: tuple[str, ...] | None, classes: tuple[str, ...]
+    tmp_path: Path, labels: object, given: tuple[str, ...], classes: tuple[str, ...]
 ) -> None:
-    reader = PreparedReader(dataset(tmp_path, labels=labels), given)
+    reader = open_prepared(dataset(tmp_path, labels=labels), given)
     assert reader.classes == classes
     assert (read_only(reader) == (PLANES > 0)).all()
 
@@ -140,56 +134,54 @@ def test_classes_come_from_the_user_or_the_labels_or_are_numbered(
     "labels", [{"0": "liver", "1": "spleen"}, {"1": "a", "3": "b"}, {"background": 0}, ["a", "a"], [], "ab", ["a", 1]]
 )
 def test_labels_that_are_not_understood_are_refused(tmp_path: Path, labels: object) -> None:
-    assert '"labels" in' in refused(lambda: PreparedReader(dataset(tmp_path, labels=labels)))
+    assert '"labels" in' in refused(lambda: open_prepared(dataset(tmp_path, labels=labels)))
 
 
 def test_the_patient_is_searched_in_the_name(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     (root / "image" / "a.png").rename(root / "image" / "P07_3.png")
     describe(root, [["image/P07_3.png", f"label/{NAME}"]])
-    assert PreparedReader(root, patient=r"^(P\d+)_").records()[0].patient == "P07"
-    assert PreparedReader(root, patient=r"P\d").records()[0].patient == "P0"
-    assert "finds no patient in the name of" in refused(lambda: PreparedReader(root, patient="Q"))
+    assert open_prepared(root, patient=r"^(P\d+)_").records()[0].patient == "P07"
+    assert open_prepared(root, patient=r"P\d").records()[0].patient == "P0"
+    assert "finds no patient in the name 'P07_3'" in refused(lambda: open_prepared(root, patient="Q"))
 
 
 def test_unusable_options_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is not a regular one .*; correct it"):
-        PreparedReader(dataset(tmp_path), patient="(")
-    for classes in ("ab", (), ("a", "a")):
-        with pytest.raises(ConfigError, match=r"list of different names, not .*; write one name per mask"):
-            PreparedReader(tmp_path, classes)
+        open_prepared(dataset(tmp_path), patient="(")
+    with pytest.raises(ConfigError, match=r"list of different names, not .*; write one name per mask"):
+        open_prepared(tmp_path, ("a", "a"))
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
-        ("[]", "holds no JSON object"),
+        ("{", "wrong at the file (Invalid JSON"),
+        ("[" * 100_000, "wrong at the file (Invalid JSON"),
+        ("[]", "wrong at the file (Input should be an object)"),
         ("{}", "lists no image"),
-        ('{"training": {"a": 1}}', "has no list under 'training'"),
-        ('{"test": [["a", "b"], ["a"]]}', "entry 2 under 'test'"),
-        ('{"training": [{"image": "a"}]}', "entry 1 under 'training'"),
-        ('{"training": [["a", 3]]}', "entry 1 under 'training'"),
+        ('{"training": {"a": 1}}', "wrong at training (Input should be a valid array)"),
+        ('{"test": [["a", "b"], ["a"]]}', "wrong at test.1"),
+        ('{"training": [{"image": "a"}]}', "wrong at training.0"),
+        ('{"training": [["a", 3]]}', "wrong at training.0"),
     ],
 )
 def test_a_dataset_json_that_does_not_say_what_it_must_is_refused(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
-    assert said in refused(lambda: PreparedReader(tmp_path))
+    assert said in refused(lambda: open_prepared(tmp_path))
 
 
 def test_a_missing_or_huge_dataset_json_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "does not exist" in refused(lambda: PreparedReader(tmp_path / "nowhere"))
-    assert "dataset.json is missing" in refused(lambda: PreparedReader(tmp_path))
-    monkeypatch.setattr(prepared, "_MAX_JSON_BYTES", 10)
-    assert "larger than 10 bytes" in refused(lambda: PreparedReader(dataset(tmp_path)))
+    assert "dataset.json is missing" in refused(lambda: open_prepared(tmp_path))
+    monkeypatch.setattr(layout, "_MAX_TEXT", 10)
+    assert "larger than 10 bytes" in refused(lambda: open_prepared(dataset(tmp_path)))
 
 
 def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
     dataset(tmp_path)
     entry = ["image/a.png", f"label/{NAME}"]
     describe(tmp_path, [entry], [["./image/a.png", entry[1]]])
-    assert "are both listed as 'image/a'; rename or remove one" in refused(lambda: PreparedReader(tmp_path))
+    assert "are both listed as 'image/a'; rename or remove one" in refused(lambda: open_prepared(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +198,7 @@ def test_an_image_listed_twice_is_refused(tmp_path: Path) -> None:
         ("image", "is not in"),
         ("", "is not in"),
         ("a\0b.png", "is no path"),
-        ("\ud800.png", "is no path"),
+        ("\ud800.png", "Invalid JSON: unexpected end of hex escape"),
         ("a" * 5000, "is no path"),
     ],
 )
@@ -215,9 +207,9 @@ def test_paths_that_leave_the_folder_or_lead_nowhere_are_refused(tmp_path: Path,
     Image.fromarray(COLOUR).save(tmp_path / "a.png")
     (root / "link.png").symlink_to(tmp_path / "a.png")
     describe(root, [[image, f"label/{NAME}"]], labels=["a", "b"])
-    assert said in refused(lambda: PreparedReader(root))
+    assert said in refused(lambda: open_prepared(root))
     describe(root, [["image/a.png", image]], labels=["a", "b"])
-    assert said in refused(lambda: PreparedReader(root)), "labels are held to the same"
+    assert said in refused(lambda: open_prepared(root)), "labels are held to the same"
 
 
 # Labels that do not fit
@@ -239,7 +231,7 @@ def test_paths_that_leave_the_folder_or_lead_nowhere_are_refused(tmp_path: Path,
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(tmp_path: Path, name: str, said: str) -> None:
-    assert said in refused(lambda: PreparedReader(dataset(tmp_path, name=name, labels=["a", "b"])))
+    assert said in refused(lambda: open_prepared(dataset(tmp_path, name=name, labels=["a", "b"])))
 
 
 @pytest.mark.parametrize("values", [[2], [1, 2], [1, 255], [-1], [0.5], [float("nan")], [float("nan"), 1]])
@@ -247,13 +239,13 @@ def test_values_other_than_0_and_1_or_255_are_refused(tmp_path: Path, values: li
     plane = np.zeros((K * H, W))
     plane.flat[: len(values)] = values
     assert "where masks hold 0 and 1, or 0 and 255" in refused(
-        lambda: PreparedReader(dataset(tmp_path, sparse.csr_matrix(plane)))
+        lambda: open_prepared(dataset(tmp_path, sparse.csr_matrix(plane)))
     )
 
 
 @pytest.mark.parametrize("form", ["bsr_matrix", "dia_matrix"])
 def test_other_sparse_formats_are_refused_with_the_mend(tmp_path: Path, form: str) -> None:
-    said = refused(lambda: PreparedReader(dataset(tmp_path, getattr(sparse, form)(TWO_D))))
+    said = refused(lambda: open_prepared(dataset(tmp_path, getattr(sparse, form)(TWO_D))))
     assert "save it again with scipy.sparse.save_npz as csr, csc or coo" in said
 
 
@@ -269,10 +261,10 @@ def members(**changes: object) -> dict[str, Any]:
     return {name: value for name, value in (sound | changes).items() if value is not None}
 
 
-def hostile(root: Path, **changes: object) -> PreparedReader:
+def hostile(root: Path, **changes: object) -> open_prepared:
     dataset(root)
     np.savez(root / "label" / NAME, **members(**changes))
-    return PreparedReader(root)
+    return open_prepared(root)
 
 
 def pointers(*changes: tuple[int, int]) -> np.ndarray:
@@ -329,19 +321,19 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def archive(root: Path, compression: int = zipfile.ZIP_DEFLATED, **raw: bytes) -> PreparedReader:
+def archive(root: Path, compression: int = zipfile.ZIP_DEFLATED, **raw: bytes) -> open_prepared:
     """Write the sound label with the bytes of some members exchanged."""
     dataset(root)
     with zipfile.ZipFile(root / "label" / NAME, "w", compression) as file:
         for name, content in ({name: npy(array) for name, array in members().items()} | raw).items():
             file.writestr(f"{name}.npy", content)
-    return PreparedReader(root)
+    return open_prepared(root)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepared, "MAX_UNPACKED_BYTES", 2**20)
     read: list[object] = []
-    monkeypatch.setattr(prepared, "_array", lambda *which: read.append(which))
+    monkeypatch.setattr(prepared, "_unpacked", read.append)
     said = refused(lambda: archive(tmp_path, data=bytes(2**20)))
     assert "it would unpack to 1,0" in said
     assert "more than 1,048,576" in said
@@ -352,7 +344,7 @@ def test_a_large_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     with (root / "label" / NAME).open("r+b") as file:
         file.truncate(prepared.MAX_LABEL_FILE_BYTES + 1)
-    assert "it is larger than 67,108,864 bytes" in refused(lambda: PreparedReader(root))
+    assert "it is larger than 67,108,864 bytes" in refused(lambda: open_prepared(root))
 
 
 def test_a_header_that_claims_more_than_there_is_is_refused(tmp_path: Path) -> None:
@@ -378,7 +370,7 @@ def test_a_member_twice_is_refused(tmp_path: Path) -> None:
     root = dataset(tmp_path)
     with zipfile.ZipFile(root / "label" / NAME, "a") as file:
         file.writestr("data", npy(np.ones(2)))
-    assert "it holds a member twice" in refused(lambda: PreparedReader(root))
+    assert "it holds a member twice" in refused(lambda: open_prepared(root))
 
 
 def test_damage_is_refused(tmp_path: Path) -> None:
@@ -389,6 +381,4 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     at = sound.index(npy(members()["data"])) + len(npy(members()["data"])) - 1
     for spoilt in (sound[: len(sound) // 2], b"", b"no archive", sound[:at] + b"\0" + sound[at + 1 :]):
         path.write_bytes(spoilt)
-        assert f"label {path} cannot be read as a sparse matrix of binary masks" in refused(
-            lambda: PreparedReader(root)
-        )
+        assert f"label {path} cannot be read as a sparse matrix of binary masks" in refused(lambda: open_prepared(root))

@@ -2,33 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from casam_fed.data.formats.sts2d import Sts2dReader
+from casam_fed.data.formats.sts2d import open_sts2d
 from casam_fed.data.sample import Reader, Record
-from casam_fed.errors import DataError
 
-H, W = 24, 32
-COLOUR = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
-DISC = np.zeros((H, W), dtype=np.uint8)
-DISC[6:18, 8:22] = 255
-
-
-def save(path: Path, pixels: np.ndarray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def refused(reader: Reader) -> str:
-    with pytest.raises(DataError) as caught:
-        list(map(reader.read, reader.records()))
-    assert "\n" not in str(caught.value)
-    assert "; " in str(caught.value), "an error names its mend"
-    return str(caught.value)
-
+from ..tiny_images import COLOUR, DISC, refused, save
 
 GREY = COLOUR[:, :, 0]
 
@@ -42,7 +21,7 @@ def pair(folder: Path, name: str, names: tuple[str, str] = ("image", "mask"), en
 @pytest.mark.parametrize("names", [("image", "mask"), ("Images", "Masks"), ("image", "label"), ("images", "labels")])
 def test_images_and_masks_are_found_at_every_level(tmp_path: Path, level: str, names: tuple[str, str]) -> None:
     pair(tmp_path / level, "0001", names)
-    reader: Reader = Sts2dReader(tmp_path)
+    reader: Reader = open_sts2d(tmp_path)
     name = f"{level}/0001" if level else "0001"
     assert reader.records() == [Record(name, name, None)]
     sample = reader.read(reader.records()[0])
@@ -55,7 +34,7 @@ def test_images_and_masks_are_found_at_every_level(tmp_path: Path, level: str, n
 def test_masks_may_say_that_they_are_masks(tmp_path: Path, end: str) -> None:
     pair(tmp_path, "7", end=end)
     (tmp_path / "mask" / "._8.png").write_bytes(b"AppleDouble")
-    assert [record.id for record in Sts2dReader(tmp_path).records()] == ["7"]
+    assert [record.id for record in open_sts2d(tmp_path).records()] == ["7"]
 
 
 def test_images_without_masks_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -63,7 +42,7 @@ def test_images_without_masks_are_left_out_and_counted(tmp_path: Path) -> None:
     for number in range(3):
         save(tmp_path / "A-PXI" / "unlabeled" / "image" / f"{number}.png", GREY)
     save(tmp_path / "C-PXI" / "unlabeled" / "image" / "1.png", GREY)
-    reader = Sts2dReader(tmp_path)
+    reader = open_sts2d(tmp_path)
     assert [record.id for record in reader.records()] == ["A-PXI/labeled/1"]
     assert reader.notes == [
         "Patients are not told: each of the 1 images counts as a patient of its own.",
@@ -74,26 +53,25 @@ def test_images_without_masks_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_the_same_name_at_two_places_gives_two_records(tmp_path: Path) -> None:
     for part in ("A-PXI", "C-PXI"):
         pair(tmp_path / part, "1")
-    assert [record.id for record in Sts2dReader(tmp_path).records()] == ["A-PXI/1", "C-PXI/1"]
+    assert [record.id for record in open_sts2d(tmp_path).records()] == ["A-PXI/1", "C-PXI/1"]
 
 
 def test_what_does_not_follow_the_layout_is_refused(tmp_path: Path) -> None:
-    assert "does not exist" in refused(Sts2dReader(tmp_path / "nowhere"))
     save(tmp_path / "unlabeled" / "image" / "1.png", GREY)
-    assert "holds no image/ with a mask/ or label/ beside it, down to 3 levels" in refused(Sts2dReader(tmp_path))
+    assert "holds no image/ with a mask/ or label/ beside it, down to 3 levels" in refused(open_sts2d(tmp_path))
     save(tmp_path / "other" / "mask" / "1.png", DISC)
-    assert "mask has no folder image/ beside it" in refused(Sts2dReader(tmp_path))
+    assert "mask has no folder image/ beside it" in refused(open_sts2d(tmp_path))
 
 
 def test_folders_and_files_that_could_be_meant_twice_are_refused(tmp_path: Path) -> None:
     pair(tmp_path, "1")
     save(tmp_path / "mask" / "1_mask.png", DISC)
-    assert "both stand for '1'" in refused(Sts2dReader(tmp_path))
+    assert "both stand for '1'" in refused(open_sts2d(tmp_path))
     (tmp_path / "label").mkdir()
-    assert "holds both label/ and mask/" in refused(Sts2dReader(tmp_path))
+    assert "holds both label/ and mask/" in refused(open_sts2d(tmp_path))
 
 
 def test_a_lone_image_is_refused(tmp_path: Path) -> None:
     pair(tmp_path, "1")
     save(tmp_path / "image" / "2.png", GREY)
-    assert f"2.png has no mask in {tmp_path / 'mask'};" in refused(Sts2dReader(tmp_path))
+    assert f"2.png has no mask in {tmp_path / 'mask'};" in refused(open_sts2d(tmp_path))

@@ -1,10 +1,17 @@
-"""A seeded results dictionary of the shape that the aggregator writes, with believable numbers."""
+"""Seeded results of the shape that is collected of a run, with believable numbers, and the report made of them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from casam_fed.config import MethodConfig
+from casam_fed.data.dataset import PhantomData
 from casam_fed.wire.evaluation_report import METRICS, STRENGTH_EDGES, RouteReport
+from simulations.report import write_casam_report
+from simulations.stream_config import StreamConfig, method_record
+from site_client.site_config import SiteConfig
 
 NAMES = ("histology", "fluorescence", "tissue", "brightfield", "endoscopy", "ct", "mr", "ultrasound", "x-ray")
 
@@ -32,8 +39,8 @@ def _report(
 
 def _task_reports(
     rng: np.random.Generator, tasks: list[str], stage: int, number: int, numbers: dict[str, Any], without: bool
-) -> dict[str, Any]:
-    """Reports of task `number` after `stage`; unknown images score as plain SAM does."""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Reports of task `number` after `stage`, and with each task left out; unknown images score as plain SAM does."""
     images, zero, own = numbers["images"][number], numbers["zero"][number], numbers["own"][number]
     admitted = number <= stage
     lost = int(rng.integers(0, 2)) if admitted else 0
@@ -48,19 +55,19 @@ def _task_reports(
         "oracle": _report(rng, own if admitted else zero, {tasks[number] if admitted else "unknown": images}),
         "gaussian": _report(rng, routed, chosen, strengths),
         "vae": _report(rng, routed * 0.95, chosen, strengths + rng.normal(0, 0.8, images)),
-        "without": {},
         "seconds": float(rng.uniform(1, 5)),
     }
+    without_each: dict[str, Any] = {}
     for left_out in tasks if without else ():
         out = left_out == tasks[number]
         missed = images // 3 if len(tasks) > 1 else 0
         where = {"unknown": images - missed, other: missed} if out else chosen
         values = far if out else known
-        result["without"][left_out] = {
+        without_each[left_out] = {
             "gaussian": _report(rng, zero * 1.1 if out else routed, where, values),
             "vae": _report(rng, zero if out else routed * 0.95, where, values + rng.normal(0, 1, images)),
         }
-    return result
+    return result, without_each
 
 
 def _unseen_reports(rng: np.random.Generator, tasks: list[str]) -> dict[str, Any]:
@@ -71,6 +78,17 @@ def _unseen_reports(rng: np.random.Generator, tasks: list[str]) -> dict[str, Any
         "gaussian": _report(rng, 0.45, chosen, far),
         "vae": _report(rng, 0.4, chosen, far + rng.normal(0, 1, 11)),
     }
+
+
+def _admission(task: str, site: str, earlier: list[str]) -> dict[str, Any]:
+    """The checks let every task in but fluorescence, whose router takes too much of the task before it."""
+    admission = {"task": task, "site": site, "outcome": "admitted", "code": "A001", "by": "rule", "overlap": None}
+    if earlier:
+        admission["overlap"] = {"kind": "gaussian", "source": earlier[-1], "share": 0.125}
+    if "fluorescence" in task:
+        admission |= {"outcome": "quarantined", "code": "Q201", "by": "person"}
+        admission["overlap"] = {"kind": "vae", "source": earlier[-1], "share": 0.8125}
+    return admission
 
 
 def synthetic_results(
@@ -87,12 +105,11 @@ def synthetic_results(
     runs = {}
     for seed in range(seeds):
         numbers["own"] = [min(0.97, zero + 0.3 + float(rng.uniform(-0.02, 0.25))) for zero in numbers["zero"]]
-        stages = []
+        stages, left_out = [], {}
         for stage, joined in enumerate(tasks):
-            last = without and stage == task_count - 1
-            reports = {
-                task: _task_reports(rng, tasks, stage, number, numbers, last) for number, task in enumerate(tasks)
-            }
+            last, reports = without and stage == task_count - 1, {}
+            for number, task in enumerate(tasks):
+                reports[task], left_out[sites[number]] = _task_reports(rng, tasks, stage, number, numbers, last)
             stages.append({"task": joined, "reports": reports})
         seconds = {
             site: dict(zip(("encode", "train", "route", "evaluate"), rng.uniform(1, 60, 4).tolist(), strict=True))
@@ -112,22 +129,45 @@ def synthetic_results(
                 for site, images in zip(sites, numbers["images"], strict=True)
             },
             "stages": stages,
+            "left_out": left_out,
             "unseen": {"moon": _unseen_reports(rng, tasks)} if without else {},
+            "admissions": [
+                _admission(task, site, tasks[:number])
+                for number, (task, site) in enumerate(zip(tasks, sites, strict=True))
+            ],
+            "devices": {site: "cuda" if site == sites[-1] else "cpu" for site in sites},
+            "verified": f"verified: {task_count + 1} exports (bank, {task_count} sites)",
         }
     return {
         "stream": "synthetic",
         "sites": sites,
         "tasks": tasks,
-        "config": {
-            "backbone": "mini",
-            "unit": "class",
-            "score_at": "source",
-            "learning_rate": 1e-3,
-            "router": "gaussian",
-        },
+        "config": method_record(StreamConfig("synthetic", (SiteConfig("any", PhantomData("phantom", "endoscopy")),))),
         "versions": {"casam-fed": "0.1.0", "python": "3.12.1", "torch": "2.13.0"},
         "backbone": {"name": "mini", "digest": rng.bytes(32).hex()},
         "seeds": runs,
-        "seconds": {"total": 200.0 * seeds},
+        "seconds": {"total": 200.0},
         "peak_rss_mb": 1834.2,
     }
+
+
+def collect(results: dict[str, Any], folder: Path) -> None:
+    """Lay each seed's results where a run of casam leaves them."""
+    for seed, values in results["seeds"].items():
+        path = folder / f"seed-{seed}" / "results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**results, "seeds": {seed: values}}))
+
+
+def report_on(results: dict[str, Any], folder: Path) -> Path:
+    """Write the report of results as those of a run of casam below `folder`."""
+    collect(results, folder)
+    return write_casam_report(folder, stream_of(results))
+
+
+def stream_of(results: dict[str, Any]) -> StreamConfig:
+    """Return a stream of which they could be the results."""
+    data = PhantomData("phantom", "endoscopy")
+    sites = [SiteConfig(site, data, task) for site, task in zip(results["sites"], results["tasks"], strict=True)]
+    seeds = tuple(map(int, results["seeds"]))
+    return StreamConfig(results["stream"], tuple(sites), seeds, MethodConfig(**results["config"]))

@@ -1,4 +1,4 @@
-"""The report: its numbers equal naive sums over the results, and its page and figures show them to a stranger."""
+"""The report on casam alone: its numbers equal naive sums, and its page and figures show them to a stranger."""
 
 import copy
 import csv
@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from casam_fed.errors import CasamError, SimulationError, StorageError
+from casam_fed.errors import SimulationError, StorageError
 from casam_fed.inference.stage_matrix import FORMULAS
 from casam_fed.wire.evaluation_report import METRICS
-from simulations.report import write_report
+from simulations.methods.unknown import binned_auroc
+from simulations.report import write_casam_report
 from simulations.report.markdown import number
-from simulations.report.unseen import binned_auroc
 
-from .synthetic_results import synthetic_results
+from .synthetic_results import collect, report_on, stream_of, synthetic_results
 
 SCALARS = ("last", "avg", "ff", "ff_max", "bwt", "fwt", "accuracy", "unknown_rate")
-FILES = ("run.json", "stage_matrix.csv", "stage_matrix.png", "curves.png", "report.md")
+FILES = ("run.json", "methods.csv", "stage_matrix.csv", "stage_matrices/casam.png", "curves.png", "report.md")
 
 
 def strict_json(text: str) -> Any:
@@ -43,9 +43,9 @@ def four() -> dict[str, Any]:
 def written(four: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("four")
     for name in ("tissue-10", "tissue-2", "histology-1", "a b"):
-        (folder / "overlays").mkdir(exist_ok=True)
-        Image.new("RGB", (4, 4)).save(folder / "overlays" / f"{name}.png")
-    write_report(four, folder)
+        (folder / "seed-0" / "overlays").mkdir(exist_ok=True, parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "seed-0" / "overlays" / f"{name}.png")
+    report_on(four, folder)
     return folder
 
 
@@ -89,20 +89,12 @@ def pairwise_auroc(unknown: list[int], known: list[int]) -> float:
 
 
 def test_run_json_has_the_promised_keys(run: dict[str, Any], four: dict[str, Any]) -> None:
-    promised = [
-        "stream",
-        "tasks",
-        "seeds",
-        "zero_shot",
-        "routes",
-        "bytes_up",
-        "seconds",
-        "peak_rss_mb",
-        "bank_digest",
-        "versions",
-        "config",
-    ]
-    assert set(run) == {*promised, "bank_digests", "left_out", "unseen"}
+    every = "stream tasks seeds orders methods zero_shot rows seconds peak_rss_mb config baselines"
+    casam = (
+        "sites routes bytes_up bytes_down counts notes bank_digest bank_digests left_out unseen"
+        " admissions devices verified backbone versions"
+    )
+    assert set(run) == {*every.split(), *casam.split()}
     assert run["seeds"] == [0, 1, 2]
     assert list(run["routes"]) == ["oracle", "gaussian", "vae"]
     for numbers in run["routes"].values():
@@ -114,6 +106,9 @@ def test_run_json_has_the_promised_keys(run: dict[str, Any], four: dict[str, Any
     assert run["bytes_up"]["tissue-lab"] == 3_900_001
     assert run["seconds"]["total"] == 600.0
     assert run["seconds"]["seeds"]["1"] == four["seeds"]["1"]["seconds"]
+    assert run["admissions"]["2"] == four["seeds"]["2"]["admissions"]
+    assert run["devices"]["0"]["histology-lab"] == "cpu"
+    assert run["verified"]["1"] == "verified: 5 exports (bank, 4 sites)"
 
 
 @pytest.mark.parametrize("way", ["oracle", "gaussian", "vae"])
@@ -168,13 +163,14 @@ def test_auroc_of_separate_equal_and_absent_histograms() -> None:
 def test_a_left_out_task_is_compared_with_the_others_under_the_same_reduced_bank(
     run: dict[str, Any], four: dict[str, Any]
 ) -> None:
+    sites = dict(zip(four["tasks"], four["sites"], strict=True))
     for task in four["tasks"]:
         for router in ("gaussian", "vae"):
             recalls, areas, ious = [], [], []
             for seed in four["seeds"].values():
-                last = seed["stages"][-1]["reports"]
-                own = last[task]["without"][task][router]
-                others = [last[name]["without"][task][router]["strengths"] for name in four["tasks"] if name != task]
+                reduced = {name: seed["left_out"][site][task][router] for name, site in sites.items()}
+                own = reduced[task]
+                others = [report["strengths"] for name, report in reduced.items() if name != task]
                 areas.append(pairwise_auroc(own["strengths"], [sum(counts) for counts in zip(*others, strict=True)]))
                 recalls.append(own["chosen"].get("unknown", 0) / sum(own["chosen"].values()))
                 ious.append(own["scores"]["iou"])
@@ -201,7 +197,7 @@ def test_an_unseen_set_is_compared_with_all_tasks_under_the_whole_bank(
         assert numbers["auroc"] == pytest.approx(np.mean(areas))
         assert numbers["unknown_recall"] == pytest.approx(9 / 11)
         assert (numbers["images"], numbers["zero_shot"]) == (11, 0.5)
-    assert f"| moon | vae | 11 | 0.818 ± 0.000 | {numbers['auroc']:.3f} ±" in (written / "report.md").read_text()
+    assert f"| moon | casam vae | 11 | 0.818 ± 0.000 | {numbers['auroc']:.3f} ±" in (written / "report.md").read_text()
 
 
 def test_the_csv_holds_mean_and_deviation_of_every_score(written: Path, four: dict[str, Any]) -> None:
@@ -209,7 +205,7 @@ def test_the_csv_holds_mean_and_deviation_of_every_score(written: Path, four: di
     assert len(lines) == 3 * 4 * 4
     for line in lines:
         stage, task = int(line["stage"]), four["tasks"].index(line["task"])
-        values = [scores(four, seed, line["route"])[stage][task] for seed in four["seeds"]]
+        values = [scores(four, seed, line["method"].removeprefix("casam "))[stage][task] for seed in four["seeds"]]
         assert float(line["iou_mean"]) == pytest.approx(np.mean(values), abs=1e-6)
         assert float(line["iou_std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-6)
 
@@ -257,15 +253,47 @@ def test_the_page_tells_a_stranger_what_the_scores_are(written: Path, four: dict
 def test_the_page_says_when_boxes_are_per_instance_and_scores_at_the_square(
     four: dict[str, Any], tmp_path: Path
 ) -> None:
-    page = write_report({**four, "config": {"unit": "instance", "score_at": "square"}}, tmp_path).read_text()
+    page = report_on({**four, "config": {"unit": "instance", "score_at": "square"}}, tmp_path).read_text()
     assert "one tight box per instance" in page
     assert "square input" in page
     assert "source resolution" not in page
 
 
+def test_the_page_tells_how_every_release_was_let_in(written: Path) -> None:
+    page = (written / "report.md").read_text()
+    assert "said of 12 releases: 9 admitted A001, 3 quarantined Q201." in page
+    assert "| histology | 0, 1, 2 | admitted | A001 | the rule | n/a |" in page
+    assert "| fluorescence | 0, 1, 2 | quarantined | Q201 | a person | 81.2% of histology by vae |" in page
+
+
+def test_of_releases_let_in_alike_the_largest_overlap_is_shown(four: dict[str, Any], tmp_path: Path) -> None:
+    results = copy.deepcopy(four)
+    results["seeds"]["1"]["admissions"][2] |= {"overlap": {"kind": "vae", "source": "noise", "share": 0.19}}
+    results["seeds"]["2"]["admissions"][2] |= {"outcome": "quarantined", "code": "Q201", "by": "person"}
+    page = report_on(results, tmp_path).read_text()
+    assert "| tissue | 0, 1 | admitted | A001 | the rule | 19.0% of noise by vae |" in page
+    assert "| tissue | 2 | quarantined | Q201 | a person | 12.5% of fluorescence by gaussian |" in page
+
+
+def test_the_page_tells_where_each_site_computed_and_what_the_logs_proved(written: Path) -> None:
+    identity = (written / "report.md").read_text().partition("## What exactly ran")[2]
+    assert "- device: cpu (histology-lab, fluorescence-lab, tissue-lab); cuda (brightfield-lab)\n" in identity
+    assert "- seed 1, verified: 5 exports (bank, 4 sites)\n" in identity
+
+
+def test_what_an_earlier_run_did_not_collect_is_left_out(four: dict[str, Any], tmp_path: Path) -> None:
+    results = copy.deepcopy(four)
+    for seed in results["seeds"].values():
+        for name in ("admissions", "devices", "verified", "left_out", "unseen"):
+            del seed[name]
+    page = report_on(results, tmp_path).read_text()
+    for words in ("Admission", "- device:", "verified", "no task of the bank has seen", "no site has"):
+        assert words not in page
+
+
 def test_every_picture_of_the_page_exists_beside_it_overlays_in_the_order_of_the_stream(written: Path) -> None:
     links = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (written / "report.md").read_text())
-    assert links[:2] == ["stage_matrix.png", "curves.png"]
+    assert links[:2] == ["stage_matrices/casam.png", "curves.png"]
     assert links[2:] == [f"overlays/{name}.png" for name in ("histology-1", "tissue-2", "tissue-10", "a%20b")]
     assert all((written / link.replace("%20", " ")).exists() for link in links)
 
@@ -279,18 +307,18 @@ def test_every_table_of_the_page_has_as_many_cells_in_every_row(written: Path) -
 
 def test_names_cannot_break_the_tables(four: dict[str, Any], tmp_path: Path) -> None:
     """What could is no name, and is refused before it reaches a page."""
-    renamed = json.loads(json.dumps(four).replace('"tissue"', '"tis|sue *x*"'))
-    with pytest.raises(CasamError, match="cannot be read"):
-        write_report(renamed, tmp_path)
+    collect(json.loads(json.dumps(four).replace('"tissue"', '"tis|sue *x*"')), tmp_path)
+    with pytest.raises(SimulationError, match=r"chosen.*should match pattern"):
+        write_casam_report(tmp_path, stream_of(four))
     odd = json.loads(json.dumps(four).replace('"tissue"', '"t_i_s.s-u_e"'))
-    test_every_table_of_the_page_has_as_many_cells_in_every_row(write_report(odd, tmp_path).parent)
+    test_every_table_of_the_page_has_as_many_cells_in_every_row(report_on(odd, tmp_path).parent)
 
 
 @pytest.mark.parametrize(("tasks", "long_names"), [(1, False), (4, True), (9, False), (9, True)])
 def test_streams_of_any_length_have_a_report(tasks: int, long_names: bool, tmp_path: Path) -> None:
-    write_report(synthetic_results(tasks, long_names=long_names), tmp_path)
+    report_on(synthetic_results(tasks, long_names=long_names), tmp_path)
     strict_json((tmp_path / "run.json").read_text())
-    for name in ("stage_matrix.png", "curves.png"):
+    for name in ("stage_matrices/casam.png", "curves.png"):
         picture = Image.open(tmp_path / name)
         assert 500 < picture.width < 2400
         assert 250 < picture.height < 1100
@@ -298,7 +326,7 @@ def test_streams_of_any_length_have_a_report(tasks: int, long_names: bool, tmp_p
 
 
 def test_one_task_with_one_seed_says_none_where_nothing_can_be_measured(tmp_path: Path) -> None:
-    page = write_report(synthetic_results(1), tmp_path).read_text()
+    page = report_on(synthetic_results(1), tmp_path).read_text()
     run = strict_json((tmp_path / "run.json").read_text())
     gaussian = run["routes"]["gaussian"]
     assert (gaussian["ff"], gaussian["fwt"]) == (0, 0)
@@ -313,7 +341,7 @@ def test_one_task_with_one_seed_says_none_where_nothing_can_be_measured(tmp_path
 def test_without_left_out_tasks_memory_or_overlays_the_page_leaves_them_out(tmp_path: Path) -> None:
     results = synthetic_results(2, without=False)
     results["peak_rss_mb"] = None
-    page = write_report(results, tmp_path).read_text()
+    page = report_on(results, tmp_path).read_text()
     assert "no task of the bank has seen" not in page
     assert "Examples" not in page
     assert "not measured" in page
@@ -322,9 +350,7 @@ def test_without_left_out_tasks_memory_or_overlays_the_page_leaves_them_out(tmp_
 
 
 def test_writing_twice_gives_the_same_bytes(four: dict[str, Any], written: Path, tmp_path: Path) -> None:
-    again = copy.deepcopy(four)
-    again["seeds"] = dict(reversed(again["seeds"].items()))
-    write_report(again, tmp_path)
+    report_on(four, tmp_path)
     for name in FILES[:-1]:
         assert (tmp_path / name).read_bytes() == (written / name).read_bytes()
 
@@ -346,11 +372,11 @@ def _foreign_choice(results: dict[str, Any]) -> None:
 
 
 def _drop_left_out(results: dict[str, Any]) -> None:
-    del results["seeds"]["2"]["stages"][-1]["reports"]["tissue"]["without"]["histology"]
+    del results["seeds"]["2"]["left_out"]["tissue-lab"]["histology"]
 
 
 def _cut_histogram(results: dict[str, Any]) -> None:
-    results["seeds"]["0"]["stages"][-1]["reports"]["tissue"]["without"]["histology"]["vae"]["strengths"].pop()
+    results["seeds"]["0"]["left_out"]["tissue-lab"]["histology"]["vae"]["strengths"].pop()
 
 
 def _drop_unseen_way(results: dict[str, Any]) -> None:
@@ -373,8 +399,12 @@ def _drop_bytes(results: dict[str, Any]) -> None:
     del results["seeds"]["0"]["bytes_up"]["tissue-lab"]
 
 
-def _drop_seeds(results: dict[str, Any]) -> None:
-    results["seeds"] = {}
+def _drop_counts(results: dict[str, Any]) -> None:
+    del results["seeds"]["0"]["counts"]["tissue-lab"]["train"]
+
+
+def _odd_code(results: dict[str, Any]) -> None:
+    results["seeds"]["0"]["admissions"][0]["code"] = "R101"
 
 
 @pytest.mark.parametrize(
@@ -384,14 +414,15 @@ def _drop_seeds(results: dict[str, Any]) -> None:
         (_drop_report, "stage 1 of seed 0"),
         (_drop_metric, "'tissue' in stage 0 of seed 0"),
         (_foreign_choice, "to which task"),
-        (_drop_left_out, "left out"),
+        (_drop_left_out, "'tissue-lab' of seed 2 with a task left out: not the same tasks"),
         (_cut_histogram, "bins of strengths"),
         (_drop_unseen_way, "plain SAM and both routers"),
-        (_drop_unseen_set, "same unseen sets"),
+        (_drop_unseen_set, "same tasks and unseen sets"),
         (_cut_unseen_histogram, "'moon' of seed 1 has"),
         (_score_above_one, "scores.iou"),
         (_drop_bytes, "bytes_up"),
-        (_drop_seeds, "'seeds'"),
+        (_drop_counts, "tissue-lab.train"),
+        (_odd_code, "admissions.0.code"),
     ],
 )
 def test_results_that_are_not_whole_are_refused_and_nothing_is_written(
@@ -400,14 +431,24 @@ def test_results_that_are_not_whole_are_refused_and_nothing_is_written(
     results = copy.deepcopy(four)
     damage(results)
     with pytest.raises(SimulationError, match=message):
-        write_report(results, tmp_path)
-    assert not list(tmp_path.iterdir())
+        report_on(results, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"seed-0", "seed-1", "seed-2"}
+
+
+def test_a_file_that_was_cut_off_is_named_with_what_to_do(four: dict[str, Any], tmp_path: Path) -> None:
+    collect(four, tmp_path)
+    path = tmp_path / "seed-1" / "results.json"
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(
+        SimulationError, match=r"seed-1/results\.json is not whole .*; delete it and run the same command"
+    ):
+        write_casam_report(tmp_path, stream_of(four))
 
 
 def test_a_place_that_cannot_be_written_is_reported_in_one_sentence(four: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "run.json").mkdir()
     with pytest.raises(StorageError, match="cannot write"):
-        write_report(four, tmp_path / "file")
+        report_on(four, tmp_path)
 
 
 def test_importing_the_report_imports_neither_matplotlib_nor_torch() -> None:
