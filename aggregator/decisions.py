@@ -187,12 +187,12 @@ class Decisions:
             for record in self.records()
             if record.outcome == "quarantined" and record.task == task and site in (None, record.site)
         ]
-        if not waiting:
+        if len(owners := sorted({record.site for record in waiting})) != 1:
             raise BankError(
-                f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
+                f"releases of task {task} wait from {', '.join(owners)}; choose one with --site"
+                if owners
+                else f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
             )
-        if len(owners := sorted({record.site for record in waiting})) > 1:
-            raise BankError(f"releases of task {task} wait from {', '.join(owners)}; choose one with --site")
         old = waiting[-1]
         release = self.quarantined(old)
         bank = self.ledger.open_bank()

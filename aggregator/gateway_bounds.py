@@ -92,13 +92,12 @@ class Budget:
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append((size, granted))
         self._give(0)
-        try:
+        with contextlib.ExitStack() as undo:
+            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
+            undo.callback(lambda: self._give(size if granted.done() and not granted.cancelled() else 0))
             async with asyncio.timeout(patience_s):
                 await granted
-        except BaseException:
-            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
-            self._give(size if granted.done() and not granted.cancelled() else 0)
-            raise
+            undo.pop_all()
 
     def _give(self, size: int) -> None:
         self._free += size

@@ -62,13 +62,16 @@ class AggregatorConfig:
         Raises:
             ConfigError: a port that does not exist, or one for two servers.
         """
-        for key in ("address", "listen"):
-            if host_and_port(getattr(self, key))[1] > 65535:
-                raise ConfigError(f"'{key}' cannot be {getattr(self, key)!r}: ports end at 65535; mend that value")
+        defects = [
+            f"'{key}' cannot be {value!r}: ports end at 65535; mend that value"
+            for key, value in (("address", self.address), ("listen", self.listen))
+            if host_and_port(value)[1] > 65535
+        ]
         if host_and_port(self.listen)[1] == self.superlink_port:
-            raise ConfigError(
-                f"'listen' and 'superlink_port' cannot both have port {self.superlink_port}; give another superlink_port"
-            )
+            port = self.superlink_port
+            defects.append(f"'listen' and 'superlink_port' cannot both have port {port}; give another superlink_port")
+        if defects:
+            raise ConfigError(defects[0])
 
 
 class Home:

@@ -60,7 +60,7 @@ def _contradicts(event: Event, begun: bool, entries: list[Entry]) -> bool:
         in_force = {known.task for known in entries if known.status == "active"}
         return entry.sequence != len(entries) or entry.task in in_force
     if event.event == "retired" and begun:
-        number = event.facts["entry"]
+        number: int = event.facts["entry"]
         return number >= len(entries) or entries[number] != _entry(event, entries[number].bytes)
     return begun == (event.event == "began")
 

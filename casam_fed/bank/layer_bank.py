@@ -137,14 +137,8 @@ class LayerBank:
             for entry in self._snapshot.active:
                 if entry.digest == release.digest:
                     return entry
-                if entry.task == card.task:
-                    raise BankError(
-                        f"task {entry.task} has another release in force; retire it before admitting this one"
-                    )
-            if not _same_backbone(release, self._snapshot, self.background):
-                raise BankError(
-                    f"the release was made with another backbone than {self._snapshot.backbone}; train it again with that"
-                )
+            if obstacle := self._obstacle(release):
+                raise BankError(obstacle)
             _check_scores(release, self.background)
             entry = Entry(len(self._snapshot.entries), card.site, card.task, release.digest, len(release.data))
             snapshot = replace(self._snapshot, entries=(*self._snapshot.entries, entry))
@@ -202,6 +196,15 @@ class LayerBank:
             entries = tuple(new if entry == old else entry for entry in self._snapshot.entries)
             _commit(self.folder, replace(self._snapshot, entries=entries), {}, partial(record, new) if record else None)
         return new
+
+    def _obstacle(self, release: Release) -> str:
+        if any(entry.task == release.card.task for entry in self._snapshot.active):
+            return f"task {release.card.task} has another release in force; retire it before admitting this one"
+        if not _same_backbone(release, self._snapshot, self.background):
+            return (
+                f"the release was made with another backbone than {self._snapshot.backbone}; train it again with that"
+            )
+        return ""
 
     def _entry(self, task: str) -> Entry:
         for entry in self._snapshot.active:

@@ -6,6 +6,7 @@ only then do they become tensors, whose values are checked last. Nothing is ever
 a release that a bank accepted must not stop the sites that read it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
@@ -82,11 +83,13 @@ def parse(data: bytes, max_bytes: int = MAX_RELEASE_BYTES) -> Release:
         raise _refusal(defect)
     try:
         tensors = load(data)
-    except SafetensorError as error:
-        raise _refusal("safetensors cannot read it") from error
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise _refusal(f"tensor '{name}' holds NaN or infinity")
+        broken = [
+            f"tensor '{name}' holds NaN or infinity" for name in tensors if not torch.isfinite(tensors[name]).all()
+        ]
+    except SafetensorError:
+        broken = ["safetensors cannot read it"]
+    if broken:
+        raise _refusal(broken[0])
     layer = {name.removeprefix(_ALIGNMENT): tensors[name] for name in tensors if name.startswith(_ALIGNMENT)}
     return Release(card, MappingProxyType(layer), router_state_from(tensors), data, sha256_bytes(data), _PARSED)
 
@@ -105,14 +108,12 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     if length > min(_MAX_HEADER_BYTES, len(data) - 8):
         raise _refusal("it is too short to be a safetensors file, or its header is cut off")
     text = data[8 : 8 + length]
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         header = json.loads(text.decode("utf-8"))
         compact = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise _refusal("its header is not plain JSON") from error
-    if not isinstance(header, dict) or text != compact + b" " * (-len(compact) % 8):
-        raise _refusal("its header is not a JSON object in the form that safetensors writes")
-    return header, 8 + length
+        if isinstance(header, dict) and text == compact + b" " * (-len(compact) % 8):
+            return header, 8 + length
+    raise _refusal("its header is not plain JSON, an object in the form that safetensors writes")
 
 
 def _card_text(metadata: object) -> str:

@@ -292,7 +292,7 @@ def _fits(tensors: Mapping[str, Tensor], tasks: int, channels: int) -> bool:
     for kind in KINDS:
         sample, task = tensors[f"nearest.{kind}.sample"], tensors[f"nearest.{kind}.task"]
         steps = sample.diff()
-        if not len(sample) or (sample[0], sample[-1]) != (0, tasks * SAMPLES - 1):
+        if not len(sample) or sample[[0, -1]].tolist() != [0, tasks * SAMPLES - 1]:
             return False
         if steps.min() < 0 or steps.max() > 1 or task.min() < 0 or task.max() >= tasks:
             return False

@@ -116,7 +116,7 @@ DEFECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "forged header length": (lambda: b"\xff" * 8 + GOOD[8:], "cut off"),
     "header of lies": (lambda: _join("x" * 200, b""), "not plain JSON"),
     "header of brackets": (lambda: _join("[" * 100_000, b""), "not plain JSON"),
-    "header not an object": (lambda: _join("[1]", b""), "not a JSON object"),
+    "header not an object": (lambda: _join("[1]", b""), "an object in the form that safetensors writes"),
     "key stands twice": (lambda: _join('{"a":1,"a":1} ', b""), "in the form that safetensors writes"),
     "pickle": (lambda: pickle.dumps({"alignment": [1, 2, 3]}), "cut off"),
     "header padded": (lambda: _rewritten(lambda text: text + " " * 64), "in the form that safetensors writes"),

@@ -51,7 +51,7 @@ class Trained:
             )
             self.bank.admit(self._release(task, train))
 
-    def _release(self, task: str, data: TaskData) -> bytes:
+    def _release(self, task: str, data: TaskData) -> Release:
         layer = train_alignment(self.backbone, self.store, data, CONFIG, 0)
         features = torch.cat([pool(self.store.load([key])) for key in data.keys])
         routers = fit_routers(features, data.patients, self.bank.background, RouterOptions(vae_epochs=2))
