@@ -28,6 +28,8 @@ MOST = 300
 ENTRIES = [f"entry {number}".encode() for number in range(MOST + 1)]
 LEAVES = [leaf_hash(entry) for entry in ENTRIES]
 TREE = in_memory(LEAVES)
+SIZES = [*range(131), *range(254, 259), MOST]
+"""Every shape that a tree of a few levels has, and those about the width of a tile."""
 STRAY = hashlib.sha256(b"stray").digest()
 
 
@@ -144,16 +146,16 @@ def test_the_root_of_a_complete_tree():
         assert complete_root(LEAVES[: 1 << height]) == mth(0, 1 << height)
 
 
-def test_paths_of_every_entry_in_every_size():
-    for size in range(1, MOST + 1):
+def test_paths_of_every_entry():
+    for size in SIZES:
         for index in range(size):
             found = inclusion_path(index, size, TREE)
             assert found == path(index, 0, size)
             check_inclusion(LEAVES[index], index, size, found, mth(0, size))
 
 
-def test_proofs_between_all_sizes():
-    for new in range(MOST + 1):
+def test_proofs_between_sizes():
+    for new in SIZES:
         for old in range(new + 1):
             found = consistency_path(old, new, TREE)
             assert found == (subproof(old, 0, new, True) if old else [])
@@ -287,7 +289,7 @@ def damaged(draw):
     return bad
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data())
 def test_whatever_is_made_of_proofs_only_the_true_one_passes(data):
     size = data.draw(st.integers(1, MOST))
@@ -304,7 +306,7 @@ def test_whatever_is_made_of_proofs_only_the_true_one_passes(data):
         refused(check_consistency, old, mth(0, old), size, mth(0, size), bad)
 
 
-@settings(max_examples=800, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data())
 def test_one_change_to_a_proof_of_a_large_tree_is_refused(data):
     size = data.draw(st.integers(2, MOST))

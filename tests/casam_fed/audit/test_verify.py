@@ -455,7 +455,8 @@ def test_memory_does_not_grow_with_the_length_of_entries(tmp_path):
     written(long_log(2000), tmp_path / "export")
     size = sum(path.stat().st_size for path in (tmp_path / "export/site/tile/entries").rglob("*") if path.is_file())
     assert size > 2_000_000
-    checked(tmp_path / "export", "site")
+    (tmp_path / "short").mkdir()
+    verified(tmp_path / "short", drafted("site"))
     tracemalloc.start()
     try:
         assert checked(tmp_path / "export", "site").code == ""
