@@ -113,8 +113,7 @@ def verify_command(folder: Path, as_json: bool) -> None:
             f"the bank ({bank.snapshot().digest[:12]}) is not what its log leads to ({told.digest[:12]}); if no delivery "
             "was cut short (the next makes that good), somebody changed it by another way"
         )
-    for entry in bank.entries():
-        bank.load(entry.task)
+    bank.check_whole()
     entries = ledger.check_whole()
     facts = {"digest": told.digest, "entries": len(bank.entries()), "log": entries, "verified": True}
     sentence = f"{len(bank.entries())} entries verified, bank {told.digest}, by the {entries} entries of its log"

@@ -14,7 +14,7 @@ from aggregator.authority import authority_pem, days_left
 from aggregator.enrolment import welcome_of
 from aggregator.founding import create_home
 from aggregator.home import AggregatorConfig, Home, default_listen, host_and_port
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig, from_mapping
 from casam_fed.errors import BackboneError, ConfigError, KeyFileError, StorageError

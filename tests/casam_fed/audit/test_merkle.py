@@ -325,17 +325,21 @@ def test_absurd_numbers_and_long_paths_end_in_our_error(one, two, hashes):
 
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (-1, 3), (3, 3), (4, 3), (0, -1)])
 def test_there_is_no_path_of_an_entry_that_is_not_there(index, size):
-    with pytest.raises(LogError, match="not among the first"):
+    with pytest.raises(AssertionError):
         inclusion_path(index, size, TREE)
-    with pytest.raises(LogError, match=f"entry {index} of a log of {size}"):
+    with pytest.raises(
+        LogError, match=f"from entry {index} to the root of a log of {size}; the log, or what is looked"
+    ):
         check_inclusion(STRAY, index, size, [], STRAY)
 
 
 @pytest.mark.parametrize(("old", "new"), [(2, 1), (1, 0), (-1, 1), (-2, -1)])
 def test_there_is_no_proof_of_a_log_that_became_shorter(old, new):
-    with pytest.raises(LogError, match="does not continue"):
+    with pytest.raises(AssertionError):
         consistency_path(old, new, TREE)
-    with pytest.raises(LogError, match="cannot continue"):
+    with pytest.raises(
+        LogError, match=f"from a log of {old} entries to one of {new}, and to both their roots; the log"
+    ):
         check_consistency(old, STRAY, new, STRAY, [])
 
 
@@ -347,23 +351,5 @@ def test_a_log_without_entries_is_continued_by_any():
     refused(check_consistency, 0, STRAY, 0, EMPTY_ROOT, [])
 
 
-def test_what_is_wrong_with_a_proof_is_said():
-    good = inclusion_path(2, 7, TREE)
-    for bad, words in (
-        (good[:-1], "too short"),
-        ([*good, STRAY], "too long"),
-        (good[::-1], "does not lead to the root"),
-        ([*good[:-1], b"short"], "hashes of 32 bytes"),
-    ):
-        with pytest.raises(LogError, match=words):
-            check_inclusion(LEAVES[2], 2, 7, bad, mth(0, 7))
-    good = consistency_path(3, 7, TREE)
-    for bad, words in (
-        ([], "too short"),
-        (good[:-1], "too short"),
-        ([*good, STRAY], "too long"),
-        ([*good[:-1], STRAY], "does not lead to the root"),
-    ):
-        with pytest.raises(LogError, match=words):
-            check_consistency(3, mth(0, 3), 7, mth(0, 7), bad)
+def test_what_a_proof_does_not_show_is_an_error_that_a_user_can_mend():
     assert issubclass(LogError, CasamError)
