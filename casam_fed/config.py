@@ -17,7 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from casam_fed.errors import ConfigError
 from casam_fed.forms import NAME_PATTERN, STRICT
-from casam_fed.host.files import sha256_bytes
+from casam_fed.host.files import reason_of, sha256_bytes
 
 __all__ = ["MethodConfig", "from_mapping", "read_yaml"]
 
@@ -85,19 +85,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no file {path}; give the path of a YAML file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}; give a readable YAML file") from error
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        line = f" near line {place.line + 1}" if place else ""
-        raise ConfigError(f"{path} is not valid YAML{line}; mend it there") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(_unread(path, error)) from error
+    if not isinstance(content, dict | None):
         raise ConfigError(f"{path} holds a {type(content).__name__}, not keys and values; write `key: value` lines")
-    return content
+    return content or {}
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -110,6 +102,14 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         raise ConfigError(_sentence(kind, error, where)) from error
+
+
+def _unread(path: Path, error: Exception) -> str:
+    if isinstance(error, yaml.YAMLError):
+        place = getattr(error, "problem_mark", None)
+        return f"{path} is not valid YAML{f' near line {place.line + 1}' if place else ''}; mend it there"
+    reason = reason_of(error) if isinstance(error, OSError) else "it is no text in UTF-8"
+    return f"cannot read {path}: {reason}; give the path of a readable YAML file"
 
 
 def _sentence(kind: type[Any], error: ValidationError, where: str) -> str:

@@ -3,11 +3,11 @@
 What is kept while a log goes by is one small record for each release, key, and message on its way.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from casam_fed.audit.check_folder import CheckError
+from casam_fed.audit.check_folder import CheckError, Finding, end_at_first
 from casam_fed.audit.event import Event
 
 __all__ = ["BankHistory", "SiteHistory", "check_cross", "check_seen", "follow"]
@@ -18,8 +18,8 @@ _ASK = "ask whose log it is what happened there"
 class History(Protocol):
     """What becomes of the events of a log."""
 
-    def take(self, event: Event) -> None:
-        """Take the next event, or raise a `CheckError`."""
+    def take(self, event: Event) -> Finding | None:
+        """Take the next event, and return what is wrong with it after those before."""
 
 
 def follow(events: Iterable[Event], history: History) -> None:
@@ -28,20 +28,13 @@ def follow(events: Iterable[Event], history: History) -> None:
     Raises:
         CheckError: as the events' own checks; then `event-order` or `not-approved`.
     """
-    first: CheckError | None = None
-    empty = True
-    for event in events:
-        empty = False
-        if first is None:
-            try:
-                history.take(event)
-            except CheckError as error:
-                # What is wrong with a later entry by itself is told before what is wrong with their order.
-                first = error
-    if first is not None:
-        raise first
-    if empty:
-        raise CheckError("event-order", f"a log in the export has no entry, not even its first; {_ASK}")
+    wrong: Finding | None = ("event-order", f"a log in the export has no entry, not even its first; {_ASK}")
+    for index, event in enumerate(events):
+        # What is wrong with a later entry by itself is told before what is wrong with their order.
+        if index == 0 or wrong is None:
+            wrong = history.take(event)
+    if wrong is not None:
+        raise CheckError(*wrong)
 
 
 @dataclass
@@ -64,32 +57,30 @@ class SiteHistory:
     _allowed: set[str] = field(default_factory=set)
     _waiting: dict[int, tuple[str, frozenset[str]]] = field(default_factory=dict)
 
-    def take(self, event: Event) -> None:
-        """Take the next event.
-
-        Raises:
-            CheckError: `event-order` or `not-approved`.
-        """
-        _check_first(event)
+    def take(self, event: Event) -> Finding | None:
+        """Take the next event, and return what is wrong with it: `event-order` or `not-approved`."""
         release = event.subjects.get("release", "")
+        if wrong := _wrong_first(event):
+            return wrong
         if event.event == "approved":
             self.approvals.setdefault(release, []).append(event)
             self._allowed.add(release)
         elif event.event == "declined":
             self._allowed.discard(release)
         elif event.event == "intent":
-            self._intend(event, release)
+            return self._intend(event, release)
         elif event.event == "sent":
-            self._send(event)
+            return self._send(event)
         elif event.event == "receipt":
             if release not in self.intents:
-                raise _disorder(event, "is a decision about a release that was never about to leave")
+                return _disorder(event, "is a decision about a release that was never about to leave")
             self.receipts.append(event)
+        return None
 
-    def _intend(self, event: Event, release: str) -> None:
+    def _intend(self, event: Event, release: str) -> Finding | None:
         if release:
             if release not in self._allowed:
-                raise CheckError(
+                return (
                     "not-approved",
                     f"entry {event.sequence} of the site's log lets release {release[:12]} leave, which nobody had "
                     f"approved by then; {_ASK}",
@@ -97,16 +88,18 @@ class SiteHistory:
             self.intents[release] = event.sequence
         self.payloads[event.subjects["payload"]] = None
         self._waiting[event.sequence] = (release, frozenset(each["id"] for each in event.facts["objects"]))
+        return None
 
-    def _send(self, event: Event) -> None:
+    def _send(self, event: Event) -> Finding | None:
         waiting = self._waiting.pop(event.facts["intent"], None)
         if waiting is None:
-            raise _disorder(event, "says that a message has left which was not about to, or had left before")
+            return _disorder(event, "says that a message has left which was not about to, or had left before")
         release, objects = waiting
         if event.subjects["message"] not in objects:
-            raise _disorder(event, "names another message than the one that was about to leave")
+            return _disorder(event, "names another message than the one that was about to leave")
         if release:
             self.sent[release] = event.time
+        return None
 
 
 @dataclass
@@ -128,28 +121,15 @@ class BankHistory:
     _offered_under: dict[tuple[str, str], str] = field(default_factory=dict)
     _by: dict[int, str] = field(default_factory=dict)
 
-    def take(self, event: Event) -> None:
-        """Take the next event.
-
-        Raises:
-            CheckError: `event-order`.
-        """
-        _check_first(event)
-        if event.event == "enrolled":
-            key, site = event.subjects["key"], event.facts["site"]
-            self._enrolled[key] = site
-            known = self.keys.setdefault(site, {})
-            known[key] = known.pop(key, event.sequence)
-        elif event.event == "revoked":
-            if self._enrolled.pop(event.subjects["key"], None) != event.facts["site"]:
-                raise _disorder(event, "ends a key that was not enrolled")
-        elif event.event == "admitted":
-            self._admit(event)
-        elif event.event == "retired":
-            self._retire(event)
+    def take(self, event: Event) -> Finding | None:
+        """Take the next event, and return what is wrong with it: `event-order`."""
+        changes = {"enrolled": self._enrol, "revoked": self._revoke, "admitted": self._admit, "retired": self._retire}
+        if wrong := _wrong_first(event) or changes.get(event.event, _nothing)(event):
+            return wrong
         if "release" in event.subjects and self.site in ("", event.facts["site"]):
             self.decisions[event.sequence] = event
             self._by[event.sequence] = self._key_of(event)
+        return None
 
     def last(self) -> dict[tuple[str, str], Event]:
         """Return the last decision about each (site, release)."""
@@ -171,20 +151,33 @@ class BankHistory:
                 counts[self._by[index]] += 1
         return counts
 
-    def _admit(self, event: Event) -> None:
+    def _enrol(self, event: Event) -> None:
+        key, site = event.subjects["key"], event.facts["site"]
+        self._enrolled[key] = site
+        known = self.keys.setdefault(site, {})
+        known[key] = known.pop(key, event.sequence)
+
+    def _revoke(self, event: Event) -> Finding | None:
+        if self._enrolled.pop(event.subjects["key"], None) == event.facts["site"]:
+            return None
+        return _disorder(event, "ends a key that was not enrolled")
+
+    def _admit(self, event: Event) -> Finding | None:
         site, task, number = event.facts["site"], event.facts["task"], event.facts["entry"]
         if number != len(self._entries):
-            raise _disorder(event, f"makes entry {number} of the bank, which is not the next, {len(self._entries)}")
+            return _disorder(event, f"makes entry {number} of the bank, which is not the next, {len(self._entries)}")
         if task in self._in_force:
-            raise _disorder(event, "admits a release for a task that has another in force")
+            return _disorder(event, "admits a release for a task that has another in force")
         self._in_force[task] = number
         self._entries.append((site, task, event.subjects["release"]))
+        return None
 
-    def _retire(self, event: Event) -> None:
+    def _retire(self, event: Event) -> Finding | None:
         site, task, number = event.facts["site"], event.facts["task"], event.facts["entry"]
         if self._in_force.get(task) != number or self._entries[number] != (site, task, event.subjects["release"]):
-            raise _disorder(event, "withdraws what is not in force")
+            return _disorder(event, "withdraws what is not in force")
         del self._in_force[task]
+        return None
 
     def _key_of(self, event: Event) -> str:
         """Return the key under which a site had offered a release: a person may admit it after the key has changed."""
@@ -210,15 +203,19 @@ def check_keys_of_site(bank: BankHistory, site: str, given: Sequence[str]) -> No
     Raises:
         CheckError: `key-missing`.
     """
+    end_at_first(_of_keys(bank, site, given))
+
+
+def _of_keys(bank: BankHistory, site: str, given: Sequence[str]) -> Iterator[Finding]:
     for key in given[1:]:
         if key not in bank.keys.get(site, {}):
-            raise CheckError(
+            yield (
                 "key-missing",
                 f"the key {key[:12]} was never enrolled for site {site}; give its own keys, and no others",
             )
     for key, count in sorted(bank.under_other_keys(site, given[0]).items()):
         if count and key not in given:
-            raise CheckError(
+            yield (
                 "key-missing",
                 f"the aggregator's log admits {count} in the name of site {site} under the key {key[:12]}; give that key "
                 "after the other if the site says that it was its own, else somebody spoke in its name",
@@ -235,14 +232,16 @@ def check_seen(site: SiteHistory, bank: BankHistory, seen: int) -> None:
     Raises:
         CheckError: `cosignature-stale`.
     """
-    for event in bank.admitted():
-        index = site.intents.get(event.subjects["release"], -1)
-        if index >= seen:
-            raise CheckError(
-                "cosignature-stale",
-                f"the aggregator cosigned {seen} entries of the site's log, and entry {index}, by which an admitted "
-                "release left, is not among them; let the site meet its aggregator once more, and export again",
-            )
+    left_by = (site.intents.get(event.subjects["release"], -1) for event in bank.admitted())
+    end_at_first(
+        (
+            "cosignature-stale",
+            f"the aggregator cosigned {seen} entries of the site's log, and entry {index}, by which an admitted "
+            "release left, is not among them; let the site meet its aggregator once more, and export again",
+        )
+        for index in left_by
+        if index >= seen
+    )
 
 
 def check_cross(site: SiteHistory, bank: BankHistory, key: str) -> None:
@@ -257,10 +256,14 @@ def check_cross(site: SiteHistory, bank: BankHistory, key: str) -> None:
     Raises:
         CheckError: `receipt-decision`, `admitted-not-sent` or `admitted-other`.
     """
+    end_at_first(_of_both(site, bank, key))
+
+
+def _of_both(site: SiteHistory, bank: BankHistory, key: str) -> Iterator[Finding]:
     for receipt in site.receipts:
         decision = bank.decisions.get(receipt.facts["decision"])
         if decision is None or not _is_that(decision, receipt):
-            raise CheckError(
+            yield (
                 "receipt-decision",
                 f"entry {receipt.sequence} of the site's log says {receipt.facts['outcome']}, but entry "
                 f"{receipt.facts['decision']} of the aggregator's log says something else; ask the aggregator's operator",
@@ -269,18 +272,18 @@ def check_cross(site: SiteHistory, bank: BankHistory, key: str) -> None:
         release = event.subjects["release"]
         where = f"entry {event.sequence} of the aggregator's log admits release {release[:12]}"
         if release not in site.intents:
-            raise CheckError(
-                "admitted-not-sent", f"{where}, which never left by the site's log; ask both where it came from"
-            )
+            yield "admitted-not-sent", f"{where}, which never left by the site's log; ask both where it came from"
         if not any(_agree(event, approval) for approval in site.approvals.get(release, [])):
-            raise CheckError(
-                "admitted-other", f"{where} by another statement, or of another size, than was approved; ask both why"
+            yield (
+                "admitted-other",
+                f"{where} by another statement, or of another size, than was approved; ask both why",
             )
 
 
-def _check_first(event: Event) -> None:
-    if (event.event == "began") != (event.sequence == 0):
-        raise _disorder(event, "is not what a log begins with" if event.sequence == 0 else "begins the log again")
+def _wrong_first(event: Event) -> Finding | None:
+    if (event.event == "began") == (event.sequence == 0):
+        return None
+    return _disorder(event, "is not what a log begins with" if event.sequence == 0 else "begins the log again")
 
 
 def _is_that(decision: Event, receipt: Event) -> bool:
@@ -296,6 +299,10 @@ def _agree(admitted: Event, approved: Event) -> bool:
     )
 
 
-def _disorder(event: Event, what: str) -> CheckError:
+def _nothing(_event: Event) -> None:
+    """What an event changes that changes nothing."""
+
+
+def _disorder(event: Event, what: str) -> Finding:
     whose = "the aggregator's log" if event.log.startswith("casam-fed/bank/") else "the site's log"
-    return CheckError("event-order", f"entry {event.sequence} of {whose} {what}; {_ASK}")
+    return "event-order", f"entry {event.sequence} of {whose} {what}; {_ASK}"

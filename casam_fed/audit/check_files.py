@@ -6,17 +6,17 @@ Forms: safetensors headers (8 bytes of length, little-endian, JSON); DSSE envelo
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from casam_fed.audit.check_events import BankHistory, SiteHistory
-from casam_fed.audit.check_folder import CheckError, Folder, Manifest
+from casam_fed.audit.check_folder import CheckError, Finding, Folder, Manifest, as_check_error, end_at_first
 from casam_fed.audit.dsse import Envelope, is_signed, read_envelope
 from casam_fed.audit.event import MAX_ENTRY_BYTES, Event
 from casam_fed.audit.keys import fingerprint
-from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, open_statement
-from casam_fed.errors import SignatureError
+from casam_fed.audit.statement import PAYLOAD_TYPE, open_statement
 
 __all__ = [
     "HEAD_BYTES",
@@ -79,19 +79,22 @@ def check_site_files(folder: Folder, site: SiteHistory, manifest: Manifest, publ
     Raises:
         CheckError: as the first that is missing or wrong; codes release-, card-, statement-, payload-.
     """
+    end_at_first(_of_site(folder, site, manifest, public))
+
+
+def _of_site(folder: Folder, site: SiteHistory, manifest: Manifest, public: Ed25519PublicKey) -> Iterator[Finding]:
     for approval in (event for events in site.approvals.values() for event in events):
-        _check_release(folder, approval)
-        envelope = _check_statement(folder, approval)
+        yield from _of_release(folder, approval)
+        envelope = _envelope(folder, approval)
         if envelope.key != fingerprint(public):
-            raise _wrong("statement-key", approval, "was signed with another key than the site's")
-        statement = _signed_statement(folder, approval, envelope, public)
+            yield _wrong("statement-key", approval, "was signed with another key than the site's")
         # Counts of images stand in the card, not in the statement.
         facts = {name: value for name, value in approval.facts.items() if name not in ("images", "patients")}
-        _check_said(statement, approval, {**facts, "site": manifest.site})
+        yield from _of_statement(folder, approval, envelope, public, {**facts, "site": manifest.site})
     for payload in site.payloads:
         path = path_of("payload", payload)
         if folder.digest(path, MAX_PAYLOAD_BYTES, "payload-missing", "payload-digest") != payload:
-            raise CheckError("payload-digest", f"{path} is not the text that left; {_ASK} what became of it")
+            yield "payload-digest", f"{path} is not the text that left; {_ASK} what became of it"
 
 
 def check_bank_files(
@@ -108,23 +111,30 @@ def check_bank_files(
     Raises:
         CheckError: as the first that is missing or wrong; codes release-, card-, statement-, and `key-missing`.
     """
+    end_at_first(_of_bank(folder, bank, manifest, keys))
+
+
+def _of_bank(
+    folder: Folder, bank: BankHistory, manifest: Manifest, keys: Mapping[str, Ed25519PublicKey]
+) -> Iterator[Finding]:
     last = bank.last()
     for event in bank.decisions.values():
         site = event.facts["site"]
         if event.event in KEPT:
             if last[site, event.subjects["release"]].event in KEPT or folder.has(_path(event, "release")):
-                _check_release(folder, event)
-            envelope = _check_statement(folder, event)
+                yield from _of_release(folder, event)
+            envelope = _envelope(folder, event)
             if bank.keys.get(site, {}).get(envelope.key, event.sequence) >= event.sequence:
-                raise _wrong("statement-key", event, f"was signed with a key that was not enrolled for site {site}")
-            if envelope.key not in keys:
-                raise _key_missing(site, envelope.key)
-            statement = _signed_statement(folder, event, envelope, keys[envelope.key])
-            facts = {name: event.facts[name] for name in ("site", "task", "size")}
-            _check_said(statement, event, {**facts, "federation": manifest.federation})
+                yield _wrong("statement-key", event, f"was signed with a key that was not enrolled for site {site}")
+            elif envelope.key not in keys:
+                yield _key_missing(site, envelope.key)
+            else:
+                facts = {name: event.facts[name] for name in ("site", "task", "size")}
+                facts["federation"] = manifest.federation
+                yield from _of_statement(folder, event, envelope, keys[envelope.key], facts)
         elif "statement" in event.subjects and folder.has(_path(event, "statement")):
             # What was refused may be anything, a statement in no form included.
-            _check_statement_bytes(folder, event)
+            _statement_bytes(folder, event)
 
 
 def check_keys_given(folder: Folder, bank: BankHistory, keys: Mapping[str, Ed25519PublicKey]) -> None:
@@ -133,84 +143,81 @@ def check_keys_given(folder: Folder, bank: BankHistory, keys: Mapping[str, Ed255
     Raises:
         CheckError: `key-missing`.
     """
+    end_at_first(_of_keys(folder, bank, keys))
+
+
+def _of_keys(folder: Folder, bank: BankHistory, keys: Mapping[str, Ed25519PublicKey]) -> Iterator[Finding]:
     for event in bank.decisions.values():
-        if event.event in KEPT:
-            try:
-                envelope = _check_statement(folder, event)
-            except CheckError:
-                # What is wrong with the statement is told when its turn comes.
-                continue
-            if envelope.key not in keys and envelope.key in bank.keys.get(event.facts["site"], {}):
-                raise _key_missing(event.facts["site"], envelope.key)
+        # What is wrong with a statement is told when its turn comes.
+        with suppress(CheckError):
+            if event.event in KEPT:
+                site, key = event.facts["site"], _envelope(folder, event).key
+                if key not in keys and key in bank.keys.get(site, {}):
+                    yield _key_missing(site, key)
 
 
-def _check_release(folder: Folder, event: Event) -> None:
+def _of_release(folder: Folder, event: Event) -> Iterator[Finding]:
     """Check a release and its card, whose digest a site's log names."""
     release = event.subjects["release"]
     path = _path(event, "release")
     if folder.digest(path, MAX_RELEASE_BYTES, "release-missing", "release-digest") != release:
-        raise _wrong("release-digest", event, "is not the release of that digest", "release")
+        yield _wrong("release-digest", event, "is not the release of that digest", "release")
     size = folder.size(path)
     if size != event.facts["size"]:
-        raise _wrong(
-            "release-size", event, f"has {size:,} bytes, and was logged with {event.facts['size']:,}", "release"
-        )
+        what = f"has {size:,} bytes, and was logged with {event.facts['size']:,}"
+        yield _wrong("release-size", event, what, "release")
     text = card_of(folder.start(path, HEAD_BYTES, "release-missing"), size)
     digest = event.subjects.get("card") or (hashlib.sha256(text).hexdigest() if text is not None else "")
     if not digest:
-        raise _wrong("card-release", event, "holds no card", "release")
+        yield _wrong("card-release", event, "holds no card", "release")
+        return
     card = path_of("card", digest)
     if folder.digest(card, MAX_RELEASE_BYTES, "card-missing", "card-digest") != digest:
-        raise CheckError("card-digest", f"{card} is not the card of that digest; {_ASK} what became of it")
+        yield "card-digest", f"{card} is not the card of that digest; {_ASK} what became of it"
     if folder.read(card, MAX_PAYLOAD_BYTES, "card-missing", "card-release") != text:
-        raise CheckError("card-release", f"{card} is not the card in {path}; {_ASK} which one was approved")
+        yield "card-release", f"{card} is not the card in {path}; {_ASK} which one was approved"
 
 
-def _check_statement(folder: Folder, event: Event) -> Envelope:
+def _envelope(folder: Folder, event: Event) -> Envelope:
     """Return the envelope of an event's statement; its signature has not been checked."""
-    data = _check_statement_bytes(folder, event)
-    try:
-        envelope = read_envelope(data, "this export")
-    except SignatureError as error:
-        raise _wrong("statement-form", event, "is no signed envelope in its one form") from error
+    code, what = _wrong("statement-form", event, f"is no signed envelope of the kind {PAYLOAD_TYPE} in its one form")
+    with as_check_error(code, what):
+        envelope = read_envelope(_statement_bytes(folder, event), "this export")
     if envelope.payload_type != PAYLOAD_TYPE:
-        raise _wrong("statement-form", event, f"is not of the kind {PAYLOAD_TYPE}")
+        raise CheckError(code, what)
     return envelope
 
 
-def _check_statement_bytes(folder: Folder, event: Event) -> bytes:
+def _statement_bytes(folder: Folder, event: Event) -> bytes:
     data = folder.read(_path(event, "statement"), MAX_ENTRY_BYTES, "statement-missing", "statement-size")
     if hashlib.sha256(data).hexdigest() != event.subjects["statement"]:
-        raise _wrong("statement-digest", event, "is not the statement of that digest")
+        raise CheckError(*_wrong("statement-digest", event, "is not the statement of that digest"))
     return data
 
 
-def _signed_statement(folder: Folder, event: Event, envelope: Envelope, public: Ed25519PublicKey) -> Statement:
+def _of_statement(
+    folder: Folder, event: Event, envelope: Envelope, public: Ed25519PublicKey, facts: Mapping[str, object]
+) -> Iterator[Finding]:
     if not is_signed(envelope, public):
-        raise _wrong(
-            "statement-signature", event, "bears a signature that does not fit: it was changed after it was signed"
-        )
-    try:
-        return open_statement(_check_statement_bytes(folder, event), {envelope.key: public}, "this export")
-    except SignatureError as error:
-        raise _wrong("statement-form", event, "does not hold a statement in its one form") from error
-
-
-def _check_said(statement: Statement, event: Event, facts: Mapping[str, object]) -> None:
+        what = "bears a signature that does not fit: it was changed after it was signed"
+        yield _wrong("statement-signature", event, what)
+    with as_check_error(*_wrong("statement-form", event, "does not hold a statement in its one form")):
+        statement = open_statement(_statement_bytes(folder, event), {envelope.key: public}, "this export")
     for name, value in {**facts, "release": event.subjects["release"]}.items():
         if getattr(statement, name) != value:
-            raise _wrong("statement-release", event, f"says another {name} than entry {event.sequence} of the log")
+            yield _wrong("statement-release", event, f"says another {name} than entry {event.sequence} of the log")
 
 
 def _path(event: Event, role: str) -> str:
     return path_of(role, event.subjects[role])
 
 
-def _wrong(code: str, event: Event, what: str, role: str = "statement") -> CheckError:
-    return CheckError(code, f"{_path(event, role)} {what}; {_ASK} what became of it")
+def _wrong(code: str, event: Event, what: str, role: str = "statement") -> Finding:
+    return code, f"{_path(event, role)} {what}; {_ASK} what became of it"
 
 
-def _key_missing(site: str, key: str) -> CheckError:
-    return CheckError(
-        "key-missing", f"the key {key[:12]} of site {site} is not among those given; ask that site for it (--site-key)"
+def _key_missing(site: str, key: str) -> Finding:
+    return (
+        "key-missing",
+        f"the key {key[:12]} of site {site} is not among those given; ask that site for it (--site-key)",
     )

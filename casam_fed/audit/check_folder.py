@@ -8,15 +8,15 @@ import importlib.resources
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from casam_fed.audit.forms import NAME, SIZES, is_time
 from casam_fed.canonical import canonical_json
-from casam_fed.errors import CasamError
+from casam_fed.errors import CasamError, LogError, SignatureError
 from casam_fed.host.files import reason_of
 
 __all__ = [
@@ -25,9 +25,12 @@ __all__ = [
     "GUIDES",
     "MANIFEST",
     "CheckError",
+    "Finding",
     "Folder",
     "Manifest",
     "UnsuitableError",
+    "as_check_error",
+    "end_at_first",
     "guide",
     "manifest_bytes",
     "read_manifest",
@@ -77,6 +80,41 @@ class UnsuitableError(CasamError):
     """What was given is not what a command works on; nothing was checked."""
 
 
+Finding = tuple[str, str]
+"""What a check has found to be wrong: one of `CODES`, and a sentence. A check yields its findings in their order."""
+
+
+def end_at_first(findings: Iterable[Finding]) -> None:
+    """End a verification at the first thing that is wrong.
+
+    Raises:
+        CheckError: with its code and sentence.
+    """
+    for code, sentence in findings:
+        raise CheckError(code, sentence)
+
+
+@contextmanager
+def as_check_error(
+    code: str, sentence: str = "", of: tuple[type[CasamError], ...] = (LogError, SignatureError), about: str = ""
+) -> Iterator[None]:
+    """End a verification where something is not in its form, or not signed as it should be.
+
+    Args:
+        code: one of `CODES`.
+        sentence: what to say; "" to say what the error says.
+        of: the errors that end it.
+        about: what the error speaks of, said before its own sentence.
+
+    Raises:
+        CheckError: with that code.
+    """
+    try:
+        yield
+    except of as error:
+        raise CheckError(code, sentence or f"{about}{error}") from error
+
+
 class Folder:
     """The files of an export."""
 
@@ -90,11 +128,13 @@ class Folder:
         self._sizes: dict[str, int] = {}
         self._others: list[str] = []
         self._accounted: set[str] = set()
-        if not os.path.isdir(path):
-            raise CheckError("empty", f"there is no folder {path}; give the folder that casam-audit export has made")
-        self._list()
+        if os.path.isdir(path):
+            self._list()
         if not self._sizes and not self._others:
-            raise CheckError("empty", f"the folder {path} is empty; give the folder that casam-audit export has made")
+            raise CheckError(
+                "empty",
+                f"there is no folder {path}, or nothing in it; give the folder that casam-audit export has made",
+            )
 
     def has(self, name: str) -> bool:
         """Tell whether there is a plain file of that relative name; if so, it is accounted for."""
@@ -111,10 +151,12 @@ class Folder:
         """
         if self.has(name):
             return
-        for parent in map(str, PurePosixPath(name).parents):
-            if parent in self._others:
-                raise CheckError("surplus", f"{parent} is no folder in the export, but leads out of it; {_AGAIN}")
-        raise CheckError(missing, f"{name} is not in the export; {_AGAIN}")
+        outside = [
+            ("surplus", f"{parent} is no folder in the export, but leads out of it; {_AGAIN}")
+            for parent in map(str, PurePosixPath(name).parents)
+            if parent in self._others
+        ]
+        end_at_first([*outside, (missing, f"{name} is not in the export; {_AGAIN}")])
 
     def size(self, name: str) -> int:
         """Return the bytes of a file that is there."""
@@ -142,10 +184,7 @@ class Folder:
         """
         with self._opened(name, most, missing, larger) as file:
             # Room for as many bytes as are asked for is made before any is read.
-            data = file.read(self._sizes[name] + 1)
-        if len(data) > self._sizes[name]:
-            raise CheckError(larger, f"{name} grew while it was read; {_AGAIN}")
-        return data
+            return file.read(self._sizes[name])
 
     def digest(self, name: str, most: int, missing: str, larger: str) -> str:
         """Return the SHA-256 of a file in hexadecimal, read in chunks.
@@ -172,13 +211,16 @@ class Folder:
     @contextmanager
     def _opened(self, name: str, most: int, missing: str, larger: str) -> Iterator[BufferedReader]:
         self.need(name, missing)
-        if self._sizes[name] > most:
-            raise CheckError(larger, f"{name} has {self._sizes[name]:,} bytes, and at most {most:,} are read; {_AGAIN}")
+        size = self._sizes[name]
+        if size > most:
+            raise CheckError(larger, f"{name} has {size:,} bytes, and at most {most:,} are read; {_AGAIN}")
         try:
             descriptor = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             with os.fdopen(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise CheckError(missing, f"{name} is no longer a plain file; {_AGAIN}")
+                status = os.fstat(descriptor)
+                # What grows later is not read any further than it was long.
+                if not stat.S_ISREG(status.st_mode) or status.st_size > size:
+                    raise CheckError(missing, f"{name} is no plain file any more, or grew meanwhile; {_AGAIN}")
                 yield file
         except OSError as error:
             reason = reason_of(error)
@@ -250,21 +292,24 @@ def read_manifest(folder: Folder) -> Manifest:
         CheckError: `no-manifest`, `newer-format`, or `manifest-form`: it is not exactly in its form.
     """
     data = folder.read(MANIFEST, _MAX_MANIFEST_BYTES, "no-manifest", "manifest-form")
-    try:
+    form = manifest = None
+    with suppress(ValueError, KeyError, TypeError, RecursionError, AttributeError):
         content = json.loads(data.decode("ascii"))
         form = content.pop("format")
-        if type(form) is int and form in SIZES and form > FORMAT:
-            raise CheckError(
-                "newer-format",
-                f"the export has format {form}, and {FORMAT} is the newest known here; use a newer casam-fed",
-            )
-        manifest = Manifest(**content)
-        fits = form == FORMAT and _fits(manifest) and manifest_bytes(manifest) == data
-    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-        raise _unlike() from error
-    if not fits:
-        raise _unlike()
+        read = Manifest(**content)
+        if form == FORMAT and _fits(read) and manifest_bytes(read) == data:
+            manifest = read
+    if manifest is None:
+        newer = type(form) is int and form in SIZES and form > FORMAT
+        raise CheckError(*(_newer(form) if newer else _UNLIKE))
     return manifest
+
+
+_UNLIKE = ("manifest-form", f"{MANIFEST} does not say what the export is in its one form; {_AGAIN}")
+
+
+def _newer(form: object) -> Finding:
+    return "newer-format", f"the export has format {form}, and {FORMAT} is the newest known here; use a newer casam-fed"
 
 
 def _fits(manifest: Manifest) -> bool:
@@ -272,7 +317,3 @@ def _fits(manifest: Manifest) -> bool:
         return False
     names = [manifest.federation, manifest.code, *([manifest.site] if manifest.kind == "site" else [])]
     return all(map(NAME.fullmatch, names)) and (manifest.kind == "site" or manifest.site == "")
-
-
-def _unlike() -> CheckError:
-    return CheckError("manifest-form", f"{MANIFEST} does not say what the export is in its one form; {_AGAIN}")

@@ -5,20 +5,20 @@ statements (`casam_fed.audit.event`). Entries are read bundle by bundle, twice: 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from casam_fed.audit.check_folder import CheckError, Folder, Manifest
-from casam_fed.audit.dsse import is_signed, read_envelope
+from casam_fed.audit.check_folder import CheckError, Finding, Folder, Manifest, as_check_error, end_at_first
+from casam_fed.audit.dsse import Envelope, is_signed, read_envelope
 from casam_fed.audit.event import MAX_ENTRY_BYTES, PAYLOAD_TYPE, Event, bank_origin, read_event, site_origin
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import HASH_BYTES, HashAt, in_memory, leaf_hash, tree_root
-from casam_fed.audit.note import MAX_NOTE_BYTES, Note, check_cosigned, check_signed, is_before, read_note
+from casam_fed.audit.note import MAX_NOTE_BYTES, Note, bears, check_cosigned, check_signed, is_before, read_note
 from casam_fed.audit.tile_layout import HEIGHT, LENGTH_BYTES, WIDTH, files_of, parts, tile_path
-from casam_fed.errors import LogError, NewerFormatError, SignatureError, UnsignedError
+from casam_fed.errors import NewerFormatError, UnsignedError
 
 __all__ = [
     "Tree",
@@ -84,10 +84,8 @@ def read_checkpoint(folder: Folder, kind: str) -> Note:
         CheckError: `checkpoint-missing` or `checkpoint-form`.
     """
     data = folder.read(f"{kind}/checkpoint", MAX_NOTE_BYTES, "checkpoint-missing", "checkpoint-form")
-    try:
+    with as_check_error("checkpoint-form"):
         return read_note(data, owner_of(kind))
-    except LogError as error:
-        raise CheckError("checkpoint-form", str(error)) from error
 
 
 def check_owner(note: Note, kind: str, origin: str, public: Ed25519PublicKey) -> None:
@@ -102,12 +100,8 @@ def check_owner(note: Note, kind: str, origin: str, public: Ed25519PublicKey) ->
             f"the checkpoint of {owner_of(kind)} is of {note.checkpoint.origin}, not of {origin}, as manifest and key "
             "say; give the key that belongs to this export, or ask for the right export",
         )
-    try:
+    with as_check_error("checkpoint-signature"), as_check_error("checkpoint-key", of=(UnsignedError,)):
         check_signed(note, public)
-    except UnsignedError as error:
-        raise CheckError("checkpoint-key", str(error)) from error
-    except LogError as error:
-        raise CheckError("checkpoint-signature", str(error)) from error
 
 
 def read_tree(folder: Folder, kind: str, note: Note) -> Tree:
@@ -123,13 +117,7 @@ def read_tree(folder: Folder, kind: str, note: Note) -> Tree:
         folder.need(f"{kind}/{name}", "tiles-missing")
     leaves = [leaf_hash(entry) for entry in entries_of(folder, kind, size)]
     tree = Tree(kind, note, leaves, in_memory(leaves))
-    for part, number, width in parts(size):
-        if part != "entries":
-            _check_hash_tile(folder, tree, int(part), number, width)
-    if tree_root(size, tree.hash_at) != note.checkpoint.root:
-        raise CheckError(
-            "root", f"the checkpoint of {owner_of(kind)} is not that of its entries; one of both was changed"
-        )
+    end_at_first(_of_hashes(folder, tree))
     return tree
 
 
@@ -158,25 +146,16 @@ def checked_events(
     previous, time = "", ""
     owner = owner_of(tree.kind)
     for index, data in enumerate(entries_of(folder, tree.kind, tree.size)):
-        event = _opened(data, f"entry {index} of {owner}", public)
-        if event.sequence != index:
-            raise CheckError("sequence", f"entry {index} of {owner} says that it is entry {event.sequence}; {_ASK}")
-        if event.previous != previous:
-            raise CheckError("chain", f"entry {index} of {owner} names another entry before it than is there; {_ASK}")
-        if event.time < time:
-            raise CheckError(
-                "clock", f"entry {index} of {owner} is of {event.time}, before {time} of the one before; {_ASK}"
-            )
-        if not _belongs(event, origin, public, manifest):
-            raise CheckError(
-                "foreign", f"entry {index} of {owner} was written for another log, federation, site or key; {_ASK}"
-            )
+        what = f"entry {index} of {owner}"
+        event = _opened(data, what, public)
+        end_at_first(_of_place(event, what, index, previous, time))
+        end_at_first(_of_owner(event, what, origin, public, manifest))
         previous, time = hashlib.sha256(data).hexdigest(), event.time
         yield event
 
 
 def check_witnessed(
-    folder: Folder, tree: Tree, public: Ed25519PublicKey, file: str, name: str, witness: Ed25519PublicKey
+    folder: Folder, tree: Tree, public: Ed25519PublicKey, file: str, witnesses: Sequence[tuple[str, Ed25519PublicKey]]
 ) -> tuple[int, str]:
     """Check the checkpoint of a log that a witness has cosigned; return its size and the time at which it was seen.
 
@@ -185,38 +164,38 @@ def check_witnessed(
         tree: the log.
         public: key of its owner.
         file: name of the file in the log's folder `witnessed`.
-        name: origin of the witness's own log.
-        witness: its key.
+        witnesses: the witness, once for each of its keys: origin of its own log, and that key. The first that has
+            cosigned counts.
 
     Raises:
         CheckError: `cosignature-missing`, `cosignature-form`, `cosignature-key`, `cosignature-signature` or `fork`.
     """
     path = f"{tree.kind}/witnessed/{file}"
-    owner = owner_of(tree.kind)
     data = folder.read(path, MAX_NOTE_BYTES, "cosignature-missing", "cosignature-form")
-    try:
-        note = read_note(data, f"{owner}, as {file} cosigned it,")
-    except LogError as error:
-        raise CheckError("cosignature-form", str(error)) from error
+    with as_check_error("cosignature-form"):
+        note = read_note(data, f"{owner_of(tree.kind)}, as {file} cosigned it,")
+    name, witness = next((each for each in witnesses if bears(note, *each)), witnesses[-1])
+    end_at_first(_of_cosigned(tree, note, path, public, name, witness))
+    return note.checkpoint.size, said_time(check_cosigned(note, name, witness))
+
+
+def _of_cosigned(
+    tree: Tree, note: Note, path: str, public: Ed25519PublicKey, name: str, witness: Ed25519PublicKey
+) -> Iterator[Finding]:
     if note.checkpoint.origin != tree.note.checkpoint.origin:
-        raise CheckError("cosignature-form", f"{path} is a checkpoint of another log, {note.checkpoint.origin}; {_ASK}")
-    try:
+        yield "cosignature-form", f"{path} is a checkpoint of another log, {note.checkpoint.origin}; {_ASK}"
+    with as_check_error("cosignature-signature"), as_check_error("cosignature-key", of=(UnsignedError,)):
         # Without its owner's signature a witness could accuse him of a fork all alone.
         check_signed(note, public)
-        time = said_time(check_cosigned(note, name, witness))
-    except UnsignedError as error:
-        raise CheckError("cosignature-key", str(error)) from error
-    except LogError as error:
-        raise CheckError("cosignature-signature", str(error)) from error
-    if not time:
-        raise CheckError("cosignature-form", f"{path} bears a time that no calendar has; {_ASK}")
+        time = check_cosigned(note, name, witness)
+    if not said_time(time):
+        yield "cosignature-form", f"{path} bears a time that no calendar has; {_ASK}"
     if not tree.has_seen(note):
-        raise CheckError(
+        yield (
             "fork",
-            f"{name} has seen {owner} with {note.checkpoint.size} entries of which the one in this export is no "
-            "continuation; keep both, and ask whose log it is what became of them",
+            f"{name} has seen {owner_of(tree.kind)} with {note.checkpoint.size} entries of which the one in this export is "
+            "no continuation; keep both, and ask whose log it is what became of them",
         )
-    return note.checkpoint.size, time
 
 
 def said_time(posix: int) -> str:
@@ -237,37 +216,51 @@ def _cut(data: bytes, path: str, first: int, count: int) -> Iterator[bytes]:
         raise CheckError("entry-surplus", f"{path} goes on after its last entry, {first + count - 1}; {_ASK}")
 
 
-def _check_hash_tile(folder: Folder, tree: Tree, level: int, number: int, width: int) -> None:
-    path = f"{tree.kind}/{tile_path(str(level), number, width)}"
-    data = folder.read(path, WIDTH * HASH_BYTES, "tiles-missing", "hash-tile")
-    if data != b"".join(tree.hash_at(level * HEIGHT, number * WIDTH + place) for place in range(width)):
-        raise CheckError("hash-tile", f"{path} does not hold the hashes of its entries; one of both was changed")
+def _of_hashes(folder: Folder, tree: Tree) -> Iterator[Finding]:
+    for part, number, width in parts(tree.size):
+        if part != "entries":
+            path = f"{tree.kind}/{tile_path(part, number, width)}"
+            data = folder.read(path, WIDTH * HASH_BYTES, "tiles-missing", "hash-tile")
+            level, first = int(part) * HEIGHT, number * WIDTH
+            if data != b"".join(tree.hash_at(level, first + place) for place in range(width)):
+                yield "hash-tile", f"{path} does not hold the hashes of its entries; one of both was changed"
+    if tree_root(tree.size, tree.hash_at) != tree.note.checkpoint.root:
+        yield "root", f"the checkpoint of {owner_of(tree.kind)} is not that of its entries; one of both was changed"
 
 
 def _opened(data: bytes, what: str, public: Ed25519PublicKey) -> Event:
-    try:
+    with as_check_error("entry-form", f"{what} is no signed envelope in its one form; {_ASK}"):
         envelope = read_envelope(data, what)
-    except SignatureError as error:
-        raise CheckError("entry-form", f"{what} is no signed envelope in its one form; {_ASK}") from error
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise CheckError("entry-type", f"{what} is not of the kind {PAYLOAD_TYPE}; {_ASK}")
-    if envelope.key != fingerprint(public):
-        raise CheckError("entry-key", f"{what} was signed with another key than the log's; {_ASK}")
-    if not is_signed(envelope, public):
-        raise CheckError("entry-signature", f"the signature of {what} does not fit; it was changed after it was signed")
-    try:
+    end_at_first(_of_signature(envelope, what, public))
+    about = f"{what}: "
+    with as_check_error("event-form", about=about), as_check_error("newer-event", of=(NewerFormatError,), about=about):
         return read_event(envelope.payload, "it")
-    except NewerFormatError as error:
-        raise CheckError("newer-event", f"{what}: {error}") from error
-    except SignatureError as error:
-        raise CheckError("event-form", f"{what}: {error}") from error
 
 
-def _belongs(event: Event, origin: str, public: Ed25519PublicKey, manifest: Manifest) -> bool:
-    """Tell whether an event is of this log; the first also says whose key signs it, and for whom."""
-    if event.log != origin or event.facts.get("federation", manifest.federation) != manifest.federation:
-        return False
-    if event.event != "began":
-        return True
-    is_site = origin.startswith("casam-fed/site/")
-    return event.subjects["key"] == fingerprint(public) and (not is_site or event.facts["site"] == manifest.site)
+def _of_signature(envelope: Envelope, what: str, public: Ed25519PublicKey) -> Iterator[Finding]:
+    if envelope.payload_type != PAYLOAD_TYPE:
+        yield "entry-type", f"{what} is not of the kind {PAYLOAD_TYPE}; {_ASK}"
+    if envelope.key != fingerprint(public):
+        yield "entry-key", f"{what} was signed with another key than the log's; {_ASK}"
+    if not is_signed(envelope, public):
+        yield "entry-signature", f"the signature of {what} does not fit; it was changed after it was signed"
+
+
+def _of_place(event: Event, what: str, index: int, previous: str, time: str) -> Iterator[Finding]:
+    if event.sequence != index:
+        yield "sequence", f"{what} says that it is entry {event.sequence}; {_ASK}"
+    if event.previous != previous:
+        yield "chain", f"{what} names another entry before it than is there; {_ASK}"
+    if event.time < time:
+        yield "clock", f"{what} is of {event.time}, before {time} of the one before; {_ASK}"
+
+
+def _of_owner(event: Event, what: str, origin: str, public: Ed25519PublicKey, manifest: Manifest) -> Iterator[Finding]:
+    """Check that an event is of this log; the first also says whose key signs it, and for whom."""
+    belongs = event.log == origin and event.facts.get("federation", manifest.federation) == manifest.federation
+    if belongs and event.event == "began":
+        is_site = origin.startswith("casam-fed/site/")
+        belongs = event.subjects["key"] == fingerprint(public)
+        belongs = belongs and (not is_site or event.facts["site"] == manifest.site)
+    if not belongs:
+        yield "foreign", f"{what} was written for another log, federation, site or key; {_ASK}"

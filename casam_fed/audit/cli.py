@@ -198,17 +198,19 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError("give a number from 0, as in: casam-audit entry clinic-2026-11 5")
-    return int(text)
+    return int(_matching("[0-9]{1,18}", text, "a number from 0, as in: casam-audit entry clinic-2026-11 5"))
 
 
 def _fingerprint_start(text: str) -> str:
     """Return the digits by which a log's folder is named, of a fingerprint as people read it out."""
     digits = "".join(text.split()).lower()
-    if not re.fullmatch("[0-9a-f]{12,64}", digits):
-        raise argparse.ArgumentTypeError("give at least the first 12 digits of a key's fingerprint")
-    return digits[:12]
+    return _matching("[0-9a-f]{12,64}", digits, "at least the first 12 digits of a key's fingerprint")[:12]
+
+
+def _matching(form: str, text: str, what: str) -> str:
+    if not re.fullmatch(form, text):
+        raise argparse.ArgumentTypeError(f"give {what}")
+    return text
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,9 @@ kept as it was written and never serialised again: its own bytes are what logs a
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -56,24 +56,20 @@ def read_envelope(data: bytes, sender: str) -> Envelope:
     Raises:
         SignatureError: too large, no envelope, or not exactly one signature.
     """
-    if len(data) > MAX_ENVELOPE_BYTES:
-        raise SignatureError(
-            f"{sender} sent an envelope of {len(data):,} bytes; at most {MAX_ENVELOPE_BYTES:,} are read"
-        )
-    try:
-        fields = json.loads(data.decode("ascii"))
+    with suppress(ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        # What is too large is cut, and then is no JSON.
+        fields = json.loads(data[:MAX_ENVELOPE_BYTES].decode("ascii"))
         (signature,) = fields["signatures"]
         envelope = Envelope(
             fields["payloadType"], _bytes(fields["payload"]), signature["keyid"], _bytes(signature["sig"])
         )
-        alike = _written(envelope)
-    except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
-        raise SignatureError(
-            f"{sender} sent no envelope with one signature; run the same version at both ends"
-        ) from error
-    if alike != data or not isinstance(envelope.payload_type, str) or not isinstance(envelope.key, str):
-        raise SignatureError(f"{sender} sent an envelope that was written again on its way; ask for the original bytes")
-    return envelope
+        typed = isinstance(envelope.payload_type, str) and isinstance(envelope.key, str)
+        if typed and _written(envelope) == data:
+            return envelope
+    raise SignatureError(
+        f"{sender} sent no envelope with one signature of at most {MAX_ENVELOPE_BYTES:,} bytes, or one that was written "
+        "again on its way; ask for the original bytes, and run the same version at both ends"
+    )
 
 
 def is_signed(envelope: Envelope, key: Ed25519PublicKey) -> bool:
@@ -92,16 +88,16 @@ def unseal(data: bytes, payload_type: str, keys: Mapping[str, Ed25519PublicKey],
         SignatureError: as `read_envelope`; another type, an unknown key, or a signature that does not fit.
     """
     envelope = read_envelope(data, sender)
-    if envelope.payload_type != payload_type:
-        raise SignatureError(f"{sender} sent an envelope of another kind than {payload_type}; nothing was read")
     key = keys.get(envelope.key)
-    if key is None:
-        raise SignatureError(
-            f"{sender} signed with a key that is not known here; enrol that key, or sign with the enrolled one"
-        )
-    if not is_signed(envelope, key):
-        raise SignatureError(f"the signature of {sender} does not fit; what was signed is not what arrived")
-    return envelope.payload
+    if envelope.payload_type != payload_type:
+        wrong = f"{sender} sent an envelope of another kind than {payload_type}; nothing was read"
+    elif key is None:
+        wrong = f"{sender} signed with a key that is not known here; enrol that key, or sign with the enrolled one"
+    elif not is_signed(envelope, key):
+        wrong = f"the signature of {sender} does not fit; what was signed is not what arrived"
+    else:
+        return envelope.payload
+    raise SignatureError(wrong)
 
 
 def _written(envelope: Envelope) -> bytes:
@@ -116,7 +112,4 @@ def _text(data: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
+    return base64.b64decode(text, validate=True)

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from casam_fed import __version__
 from casam_fed.audit.check_files import HEAD_BYTES, KEPT, MAX_RELEASE_BYTES, card_of, path_of
 from casam_fed.audit.check_folder import GUIDES, MANIFEST, Manifest, UnsuitableError, guide, manifest_bytes
 from casam_fed.audit.event import Event, read_entry
+from casam_fed.audit.forms import NAME
 from casam_fed.audit.note import Note
 from casam_fed.audit.tiles import Log
-from casam_fed.errors import LogError, SignatureError
+from casam_fed.errors import LogError
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import as_storage_error, reason_of
 
@@ -77,19 +78,19 @@ def find_home(path: Path, key: str = "") -> Home:
     audit = path / "audit"
     if os.path.isfile(path / "site.yaml"):
         own = _newest([each for each in _logs(audit, "log-") if each.name.removeprefix("log-").startswith(key)])
-        if own is None:
-            raise UnsuitableError(
-                f"{path} holds no log{f' of key {key}' if key else ''} yet; see {audit} for those it has"
-            )
-        bank = _mirror(_logs(audit, "bank-"), own)
-        return Home("site", path, {"site": own} | ({"bank": bank} if bank else {}))
-    if os.path.isfile(path / "aggregator.yaml"):
+        if own is not None:
+            bank = _mirror(_logs(audit, "bank-"), own)
+            return Home("site", path, {"site": own} | ({"bank": bank} if bank else {}))
+        why_not = f"{path} holds no log{f' of key {key}' if key else ''} yet; see {audit} for those it has"
+    elif os.path.isfile(path / "aggregator.yaml"):
+        if not key and audit / "bank" in _logs(audit, "bank"):
+            return Home("bank", path, {"bank": audit / "bank"})
+        why_not = f"{path} holds no log yet; let casam-aggregator of this version make the folder"
         if key:
-            raise UnsuitableError("only a site's home has a log for each key; leave --key out")
-        if audit / "bank" not in _logs(audit, "bank"):
-            raise UnsuitableError(f"{path} holds no log yet; let casam-aggregator of this version make the folder")
-        return Home("bank", path, {"bank": audit / "bank"})
-    raise UnsuitableError(f"{path} is neither a site's folder nor an aggregator's; give one of those")
+            why_not = "only a site's home has a log for each key; leave --key out"
+    else:
+        why_not = f"{path} is neither a site's folder nor an aggregator's; give one of those"
+    raise UnsuitableError(why_not)
 
 
 def whose(note: Note) -> tuple[str, str]:
@@ -145,9 +146,8 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.rename(temporary, out)
-    except BaseException:
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _filled(folder: Path, home: Home) -> Exported:
@@ -338,12 +338,9 @@ def witnessed_of(folder: Path) -> dict[str, Note]:
             names = sorted(os.listdir(folder / "witnessed"))
         except FileNotFoundError:
             return notes
-    for name in names:
-        try:
-            note = log.witnessed(name)
-        except (LogError, SignatureError):
-            # A temporary file that a crash has left, or a damaged one: what is missing is found by whoever verifies.
-            continue
-        if note is not None:
-            notes[name] = note
+    for name in filter(NAME.fullmatch, names):
+        # A temporary file that a crash has left has no such name. What a damaged one lacks is found by whoever verifies.
+        with suppress(LogError):
+            if (note := log.witnessed(name)) is not None:
+                notes[name] = note
     return notes

@@ -4,6 +4,7 @@ A fingerprint is the SHA-256 of the DER SubjectPublicKeyInfo (RFC 8410), what
 `openssl pkey -pubin -in key.pub -outform DER | sha256sum` prints.
 """
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path
@@ -45,12 +46,10 @@ def public_key(pem: str, owner: str) -> Ed25519PublicKey:
         KeyFileError: anything else, or a key that signs without its private half.
     """
     if len(pem) < 1024 and _FORM.fullmatch(pem):
-        try:
+        with contextlib.suppress(ValueError, UnsupportedAlgorithm):
             key = serialization.load_pem_public_key(pem.encode("ascii"))
-        except (ValueError, UnsupportedAlgorithm):
-            key = None
-        if isinstance(key, Ed25519PublicKey) and public_pem(key) == pem and not _signs_anything(key):
-            return key
+            if isinstance(key, Ed25519PublicKey) and public_pem(key) == pem and not _signs_anything(key):
+                return key
     raise KeyFileError(f"the public key of {owner} is no Ed25519 key in PEM form; ask for the file again")
 
 
@@ -68,13 +67,11 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
         raise KeyFileError(f"the signing key {path} cannot be read: {reason}; restore it, or rotate the key") from error
     if mode & 0o077:
         raise KeyFileError(f"the signing key {path} can be read by others (mode {mode:04o}); run chmod 600 {path}")
-    try:
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"the signing key {path} is damaged; restore it, or rotate the key") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(f"the signing key {path} is no Ed25519 key; restore it, or rotate the key")
-    return key
+        if isinstance(key, Ed25519PrivateKey):
+            return key
+    raise KeyFileError(f"the signing key {path} is damaged, or no Ed25519 key; restore it, or rotate the key")
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:

@@ -79,13 +79,8 @@ def grown(heights: Sequence[bytes], size: int, leaves: Iterable[bytes]) -> list[
 
 
 def inclusion_path(index: int, size: int, hash_at: HashAt) -> list[bytes]:
-    """Return the hashes that lead from entry `index` to the root of the tree over the first `size`, leaf first.
-
-    Raises:
-        LogError: there is no such entry in that tree.
-    """
-    if not 0 <= index < size:
-        raise LogError(f"entry {index} is not among the first {size}; ask for one of those")
+    """Return the hashes that lead from entry `index` to the root of the tree over the first `size`, leaf first."""
+    assert 0 <= index < size, (index, size)
     path: list[bytes] = []
     start, end = 0, size
     while end - start > 1:
@@ -102,13 +97,9 @@ def inclusion_path(index: int, size: int, hash_at: HashAt) -> list[bytes]:
 def consistency_path(old: int, new: int, hash_at: HashAt) -> list[bytes]:
     """Return the hashes that show that the tree over the first `new` entries continues the one over the first `old`.
 
-    It is empty where both are the same, or the old one is empty.
-
-    Raises:
-        LogError: the old tree is the larger one.
+    It is empty where both are the same, or the old one is empty; the old one is not the larger one.
     """
-    if not 0 <= old <= new:
-        raise LogError(f"a log of {new} entries does not continue one of {old}; give the smaller size first")
+    assert 0 <= old <= new, (old, new)
     if old in (0, new):
         return []
     path: list[bytes] = []
@@ -133,24 +124,11 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
     Raises:
         LogError: no such index; the path is too long, too short, or does not lead to the root.
     """
-    if not 0 <= index < size:
-        raise LogError(f"a proof speaks of entry {index} of a log of {size}; ask for the proof again")
-    _check_hashes(path)
-    here, last, node = index, size - 1, leaf
-    for sibling in path:
-        if last == 0:
-            raise _too_long()
-        if here & 1 or here == last:
-            node = node_hash(sibling, node)
-            zeros = _trailing_zeros(here)
-            here, last = here >> zeros, last >> zeros
-        else:
-            node = node_hash(node, sibling)
-        here, last = here >> 1, last >> 1
-    if last:
-        raise _too_short()
-    if node != root:
-        raise _elsewhere()
+    if not (0 <= index < size and _includes(leaf, index, size, path, root)):
+        raise LogError(
+            f"a proof does not lead from entry {index} to the root of a log of {size}; "
+            "the log, or what is looked for in it, was changed"
+        )
 
 
 def check_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> None:
@@ -159,26 +137,46 @@ def check_consistency(old_size: int, old_root: bytes, new_size: int, new_root: b
     Raises:
         LogError: the new tree is smaller; the path is too long, too short, or does not lead to both roots.
     """
-    if not 0 <= old_size <= new_size:
-        raise LogError(f"a log of {new_size} entries cannot continue one of {old_size}; ask for the newer checkpoint")
+    if not (0 <= old_size <= new_size and _continues(old_size, old_root, new_size, new_root, path)):
+        raise LogError(
+            f"a proof does not lead from a log of {old_size} entries to one of {new_size}, and to both their roots; "
+            "the log was changed, or became shorter"
+        )
+
+
+def _includes(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
+    """RFC 9162, section 2.1.3.2."""
+    if not _are_hashes(path):
+        return False
+    here, last, node = index, size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            return False
+        if here & 1 or here == last:
+            node = node_hash(sibling, node)
+            zeros = _trailing_zeros(here)
+            here, last = here >> zeros, last >> zeros
+        else:
+            node = node_hash(node, sibling)
+        here, last = here >> 1, last >> 1
+    return last == 0 and node == root
+
+
+def _continues(old_size: int, old_root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> bool:
+    """RFC 9162, section 2.1.4.2."""
     if old_size in (0, new_size):
-        if path:
-            raise _too_long()
-        if old_root != (new_root if old_size == new_size else EMPTY_ROOT):
-            raise _elsewhere()
-        return
-    _check_hashes(path)
+        return not path and old_root == (new_root if old_size == new_size else EMPTY_ROOT)
     # The root of a whole old tree starts the path, without being written in it.
     hashes = [old_root, *path] if old_size & (old_size - 1) == 0 else list(path)
-    if not hashes:
-        raise _too_short()
+    if not hashes or not _are_hashes(path):
+        return False
     here, last = old_size - 1, new_size - 1
     ones = _trailing_zeros(here + 1)
     here, last = here >> ones, last >> ones
     old_node = new_node = hashes[0]
     for sibling in hashes[1:]:
         if last == 0:
-            raise _too_long()
+            return False
         if here & 1 or here == last:
             old_node, new_node = node_hash(sibling, old_node), node_hash(sibling, new_node)
             zeros = _trailing_zeros(here)
@@ -186,10 +184,7 @@ def check_consistency(old_size: int, old_root: bytes, new_size: int, new_root: b
         else:
             new_node = node_hash(new_node, sibling)
         here, last = here >> 1, last >> 1
-    if last:
-        raise _too_short()
-    if (old_node, new_node) != (old_root, new_root):
-        raise _elsewhere()
+    return last == 0 and (old_node, new_node) == (old_root, new_root)
 
 
 def in_memory(leaves: Sequence[bytes]) -> HashAt:
@@ -232,18 +227,5 @@ def _trailing_zeros(number: int) -> int:
     return (number & -number).bit_length() - 1 if number else 0
 
 
-def _check_hashes(path: Sequence[bytes]) -> None:
-    if any(len(node) != HASH_BYTES for node in path):
-        raise LogError("a proof holds something else than hashes of 32 bytes; ask for the proof again")
-
-
-def _too_long() -> LogError:
-    return LogError("a proof is too long for the size of its log; ask for the proof again")
-
-
-def _too_short() -> LogError:
-    return LogError("a proof is too short for the size of its log; ask for the proof again")
-
-
-def _elsewhere() -> LogError:
-    return LogError("a proof does not lead to the root it should; the log, or what is looked for in it, was changed")
+def _are_hashes(path: Sequence[bytes]) -> bool:
+    return all(len(node) == HASH_BYTES for node in path)

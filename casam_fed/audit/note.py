@@ -6,7 +6,6 @@ what would be written.
 
 import base64
 import hashlib
-import re
 from dataclasses import dataclass, replace
 
 from cryptography.exceptions import InvalidSignature
@@ -23,6 +22,7 @@ __all__ = [
     "Checkpoint",
     "Note",
     "Signature",
+    "bears",
     "check_cosigned",
     "check_signed",
     "cosigned",
@@ -42,8 +42,6 @@ MAX_SIGNATURES = 100
 
 _KEY_HASH_BYTES = 4
 _TIME_BYTES = 8
-_SIGNATURE_BYTES = 64
-_SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 _SIZES = range(1 << 63)
 _DASH = "\N{EM DASH}"
 
@@ -108,12 +106,8 @@ def verifier_key(name: str, algorithm: int, public: Ed25519PublicKey) -> str:
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> Note:
-    """Return a note with the signature of the log's own key, whose name is the log's origin.
-
-    Raises:
-        LogError: the checkpoint is not in its form.
-    """
-    _check_form(checkpoint, "this log")
+    """Return a note with the signature of the log's own key, whose name is the log's origin."""
+    assert _is_checkpoint(checkpoint), checkpoint
     name = checkpoint.origin
     value = key.sign(checkpoint.text.encode())
     return Note(checkpoint, (Signature(name, key_hash(name, ED25519, key.public_key()), value),))
@@ -125,24 +119,18 @@ def read_note(data: bytes, owner: str) -> Note:
     Raises:
         LogError: larger than 16 KiB, more than 100 signatures or none, or not exactly in its form.
     """
-    if len(data) > MAX_NOTE_BYTES:
-        raise LogError(f"the checkpoint of {owner} has {len(data):,} bytes; at most {MAX_NOTE_BYTES:,} are read")
-    try:
-        text, lines = data.decode().split("\n\n")
-        origin, size, root = text.split("\n")
-        signatures = tuple(map(_signature, lines.removesuffix("\n").split("\n")))
-        checkpoint = Checkpoint(origin, _number(size), base64.b64decode(root, validate=True))
-    except ValueError as error:
-        raise _unlike(owner) from error
-    if len(signatures) > MAX_SIGNATURES:
+    note = _parsed(data) if len(data) <= MAX_NOTE_BYTES else None
+    if note is None:
         raise LogError(
-            f"the checkpoint of {owner} bears {len(signatures)} signatures; at most {MAX_SIGNATURES} are read"
+            f"the checkpoint of {owner} is not in its one form, of at most {MAX_NOTE_BYTES:,} bytes and {MAX_SIGNATURES} "
+            "signatures; ask for the original bytes"
         )
-    _check_form(checkpoint, owner)
-    note = Note(checkpoint, signatures)
-    if len({(each.name, each.key_hash) for each in signatures}) < len(signatures) or note.data != data:
-        raise _unlike(owner)
     return note
+
+
+def bears(note: Note, name: str, public: Ed25519PublicKey) -> bool:
+    """Tell whether a note bears a cosignature of this name and key, which has not been checked."""
+    return _value(note, name, COSIGNATURE, public) is not None
 
 
 def check_signed(note: Note, public: Ed25519PublicKey) -> None:
@@ -152,8 +140,7 @@ def check_signed(note: Note, public: Ed25519PublicKey) -> None:
         UnsignedError: there is no signature of this key.
         LogError: there is one, and it does not fit.
     """
-    value = _line(note, note.checkpoint.origin, ED25519, public)
-    _verify(note, public, value, b"")
+    _check(note, note.checkpoint.origin, ED25519, public)
 
 
 def cosigned(note: Note, name: str, key: Ed25519PrivateKey, time: int) -> Note:
@@ -161,15 +148,15 @@ def cosigned(note: Note, name: str, key: Ed25519PrivateKey, time: int) -> Note:
 
     Args:
         note: a checkpoint whose log the witness has checked against what it had seen before.
-        name: origin of the witness's own log.
+        name: origin of the witness's own log, which is another one.
         key: the witness's.
         time: POSIX, whole seconds; not before 1970.
 
     Raises:
-        LogError: the name is none, or the log's own; or there is no room for another signature.
+        LogError: there is no room for another signature.
     """
-    if not _is_name(name) or name == note.checkpoint.origin:
-        raise LogError(f"{name!r} cannot cosign a checkpoint of {note.checkpoint.origin}; use the witness's own name")
+    assert _is_name(name), name
+    assert name != note.checkpoint.origin, name
     stamp = time.to_bytes(_TIME_BYTES, "big")
     value = stamp + key.sign(_cosigned_head(time) + note.checkpoint.text.encode())
     line = Signature(name, key_hash(name, COSIGNATURE, key.public_key()), value)
@@ -186,31 +173,7 @@ def check_cosigned(note: Note, name: str, public: Ed25519PublicKey) -> int:
         UnsignedError: there is no cosignature of this name and key.
         LogError: there is one, and it does not fit.
     """
-    value = _line(note, name, COSIGNATURE, public)
-    time = int.from_bytes(value[:_TIME_BYTES], "big")
-    _verify(note, public, value[_TIME_BYTES:], _cosigned_head(time))
-    return time
-
-
-def _signature(line: str) -> Signature:
-    dash, name, value = line.split(" ")
-    if dash != _DASH or not _is_name(name):
-        raise ValueError("no signature line")
-    data = base64.b64decode(value, validate=True)
-    if len(data) <= _KEY_HASH_BYTES:
-        raise ValueError("no signature")
-    return Signature(name, data[:_KEY_HASH_BYTES], data[_KEY_HASH_BYTES:])
-
-
-def _number(text: str) -> int:
-    if not _SIZE.fullmatch(text):
-        raise ValueError("no size")
-    return int(text)
-
-
-def _check_form(checkpoint: Checkpoint, owner: str) -> None:
-    if not _is_name(checkpoint.origin) or checkpoint.size not in _SIZES or len(checkpoint.root) != HASH_BYTES:
-        raise _unlike(owner)
+    return _check(note, name, COSIGNATURE, public)
 
 
 def is_before(older: Checkpoint, newer: Checkpoint, hash_at: HashAt) -> bool:
@@ -228,27 +191,54 @@ def _is_name(name: str) -> bool:
     return bool(name) and "+" not in name and name.isprintable() and not any(map(str.isspace, name))
 
 
-def _line(note: Note, name: str, algorithm: int, public: Ed25519PublicKey) -> bytes:
-    expected = (name, key_hash(name, algorithm, public))
-    for each in note.signatures:
-        if (each.name, each.key_hash) == expected:
-            return each.value
-    raise UnsignedError(
-        f"the checkpoint of {note.checkpoint.origin} bears no signature of {name} with the key that is known here; "
-        "ask whose key has changed"
-    )
-
-
-def _verify(note: Note, public: Ed25519PublicKey, signature: bytes, head: bytes) -> None:
+def _parsed(data: bytes) -> Note | None:
+    """Return the note that has these bytes, if there is one: what is read is written again, and compared."""
     try:
-        if len(signature) != _SIGNATURE_BYTES:
-            raise InvalidSignature
-        public.verify(signature, head + note.checkpoint.text.encode())
+        text, lines = data.decode().split("\n\n")
+        origin, size, root = text.split("\n")
+        checkpoint = Checkpoint(origin, int(size), base64.b64decode(root))
+        note = Note(checkpoint, tuple(map(_signature, lines.removesuffix("\n").split("\n"))))
+    except ValueError:
+        return None
+    signers = {(each.name, each.key_hash) for each in note.signatures if _is_name(each.name) and each.value}
+    alone = len(signers) == len(note.signatures) <= MAX_SIGNATURES
+    return note if alone and _is_checkpoint(checkpoint) and note.data == data else None
+
+
+def _signature(line: str) -> Signature:
+    _, name, value = line.split(" ")
+    data = base64.b64decode(value)
+    return Signature(name, data[:_KEY_HASH_BYTES], data[_KEY_HASH_BYTES:])
+
+
+def _is_checkpoint(checkpoint: Checkpoint) -> bool:
+    return _is_name(checkpoint.origin) and checkpoint.size in _SIZES and len(checkpoint.root) == HASH_BYTES
+
+
+def _value(note: Note, name: str, algorithm: int, public: Ed25519PublicKey) -> bytes | None:
+    line = (name, key_hash(name, algorithm, public))
+    return next((each.value for each in note.signatures if (each.name, each.key_hash) == line), None)
+
+
+def _check(note: Note, name: str, algorithm: int, public: Ed25519PublicKey) -> int:
+    """Check a signature, and return the time in it, 0 in one that has none."""
+    value = _value(note, name, algorithm, public)
+    if value is None:
+        raise UnsignedError(
+            f"the checkpoint of {note.checkpoint.origin} bears no signature of {name} with the key that is known here; "
+            "ask whose key has changed"
+        )
+    stamp = value[:_TIME_BYTES] if algorithm == COSIGNATURE else b""
+    time = int.from_bytes(stamp, "big")
+    head = _cosigned_head(time) if algorithm == COSIGNATURE else b""
+    try:
+        public.verify(value[len(stamp) :], head + note.checkpoint.text.encode())
     except InvalidSignature as error:
         raise LogError(
             f"a signature of the checkpoint of {note.checkpoint.origin} does not fit; "
             "what was signed is not what is here"
         ) from error
+    return time
 
 
 def _cosigned_head(time: int) -> bytes:
@@ -261,7 +251,3 @@ def _typed(algorithm: int, public: Ed25519PublicKey) -> bytes:
 
 def _text(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-def _unlike(owner: str) -> LogError:
-    return LogError(f"the checkpoint of {owner} is not in its one form; ask for the original bytes")

@@ -4,7 +4,7 @@ A proof is complete in itself: an index, the hashes from the entry to the root, 
 """
 
 import base64
-import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from casam_fed.audit.merkle import HASH_BYTES
@@ -14,7 +14,7 @@ from casam_fed.errors import LogError
 __all__ = ["MAX_PROOF_BYTES", "Proof", "read_proof"]
 
 _HEAD = "c2sp.org/tlog-proof@v1"
-_INDEX = re.compile(r"index (0|[1-9][0-9]{0,18})")
+_INDEX = "index "
 _MOST_HASHES = 63
 """A checkpoint counts fewer than 2**63 entries."""
 _LINE_BYTES = 45
@@ -40,7 +40,7 @@ class Proof:
     @property
     def data(self) -> bytes:
         """The proof's bytes."""
-        lines = [_HEAD, f"index {self.index}", *(base64.b64encode(node).decode("ascii") for node in self.path)]
+        lines = [_HEAD, f"{_INDEX}{self.index}", *(base64.b64encode(node).decode("ascii") for node in self.path)]
         return "".join(f"{line}\n" for line in [*lines, ""]).encode("ascii") + self.note.data
 
 
@@ -50,24 +50,19 @@ def read_proof(data: bytes, owner: str) -> Proof:
     Raises:
         LogError: too large, not exactly in its form, or the index is not in the log.
     """
-    if len(data) > MAX_PROOF_BYTES:
-        raise LogError(
-            f"a proof about the log of {owner} has {len(data):,} bytes; at most {MAX_PROOF_BYTES:,} are read"
-        )
-    head, _, tail = data.partition(b"\n\n")
-    try:
-        kind, index, *hashes = head.decode("ascii").split("\n")
-        found = _INDEX.fullmatch(index)
-        path = tuple(base64.b64decode(line, validate=True) for line in hashes)
-    except ValueError as error:
-        raise _unlike(owner) from error
-    if kind != _HEAD or found is None or len(path) > _MOST_HASHES or any(len(node) != HASH_BYTES for node in path):
-        raise _unlike(owner)
-    proof = Proof(int(found[1]), path, read_note(tail, owner))
-    if proof.index >= proof.note.checkpoint.size or proof.data != data:
-        raise _unlike(owner)
-    return proof
+    head, _, tail = data[:MAX_PROOF_BYTES].partition(b"\n\n")
+    note = read_note(tail, owner)
+    with suppress(ValueError):
+        _, index, *hashes = head.decode("ascii").split("\n")
+        proof = Proof(int(index.removeprefix(_INDEX)), tuple(map(base64.b64decode, hashes)), note)
+        if _fits(proof) and proof.data == data:
+            return proof
+    raise LogError(
+        f"a proof about the log of {owner} is not in its one form, of at most {MAX_PROOF_BYTES:,} bytes; "
+        "ask for the original bytes"
+    )
 
 
-def _unlike(owner: str) -> LogError:
-    return LogError(f"a proof about the log of {owner} is not in its one form; ask for the original bytes")
+def _fits(proof: Proof) -> bool:
+    hashes = len(proof.path) <= _MOST_HASHES and all(len(node) == HASH_BYTES for node in proof.path)
+    return hashes and 0 <= proof.index < proof.note.checkpoint.size

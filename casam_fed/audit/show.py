@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from casam_fed.audit.check_folder import MANIFEST, CheckError, Folder, UnsuitableError, read_manifest
+from casam_fed.audit.check_folder import MANIFEST, Folder, UnsuitableError, as_check_error, read_manifest
 from casam_fed.audit.check_log import entries_of, owner_of, read_checkpoint, read_tree, said_time
 from casam_fed.audit.event import Event, read_entry
 from casam_fed.audit.export import events_in, find_home, whose, witnessed_of
 from casam_fed.audit.note import MAX_NOTE_BYTES, Note, read_note
 from casam_fed.audit.tiles import Log
-from casam_fed.errors import LogError
 
 __all__ = ["Item", "describe", "events_of_export", "line_of", "time_line"]
 
@@ -159,8 +158,6 @@ def _sources(path: Path, key: str) -> list[_Source]:
         return [_of_export(folder, kind, names[kind]) for kind in reversed(manifest.logs)]
     if os.path.isfile(path / "checkpoint"):
         return [_of_log(path)]
-    if not os.path.isdir(path):
-        raise UnsuitableError(f"there is no folder {path}; give a home, an export, or the folder of a log")
     return [_of_log(folder) for folder in find_home(path, key).logs.values()]
 
 
@@ -175,10 +172,8 @@ def _of_export(folder: Folder, kind: str, name: str) -> _Source:
     for each in folder.names(f"{kind}/witnessed"):
         path = f"{kind}/witnessed/{each}"
         data = folder.read(path, MAX_NOTE_BYTES, "cosignature-missing", "cosignature-form")
-        try:
+        with as_check_error("cosignature-form"):
             notes[each] = read_note(data, path)
-        except LogError as error:
-            raise CheckError("cosignature-form", str(error)) from error
     return _Source(kind, name, events_of_export(folder, kind), notes)
 
 

@@ -7,6 +7,7 @@ free text. The site signs it in a DSSE envelope, which travels beside the releas
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -64,12 +65,8 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
 
 
 def sign_statement(statement: Statement, key: Ed25519PrivateKey) -> bytes:
-    """Return the signed envelope of a statement; the same statement and key give the same bytes.
-
-    Raises:
-        SignatureError: a field of the statement is not in its form.
-    """
-    _check(statement, "this site")
+    """Return the signed envelope of a statement; the same statement and key give the same bytes."""
+    assert not _unfit(statement), _unfit(statement)
     return seal(PAYLOAD_TYPE, _payload(statement), key)
 
 
@@ -80,18 +77,17 @@ def open_statement(data: bytes, keys: Mapping[str, Ed25519PublicKey], sender: st
         SignatureError: as `unseal`; or the payload is not exactly a statement of this version.
     """
     payload = unseal(data, PAYLOAD_TYPE, keys, sender)
-    try:
+    unlike = f"the statement of {sender} is not one of this version; run the same version at both ends"
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         content = json.loads(payload.decode("ascii"))
         (subject,) = content["subject"]
         names = {field.name for field in fields(Statement)} - {"release"}
         statement = Statement(release=subject["digest"]["sha256"], **{n: content["predicate"][n] for n in names})
-        _check(statement, sender)
-        alike = _payload(statement)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unlike(sender) from error
-    if alike != payload:
-        raise _unlike(sender)
-    return statement
+        if name := _unfit(statement):
+            unlike = f"the statement of {sender} has no valid '{name}'; make it again with this version"
+        elif _payload(statement) == payload:
+            return statement
+    raise SignatureError(unlike)
 
 
 def _payload(statement: Statement) -> bytes:
@@ -106,16 +102,12 @@ def _payload(statement: Statement) -> bytes:
     return canonical_json(content).encode("ascii")
 
 
-def _check(statement: Statement, sender: str) -> None:
+def _unfit(statement: Statement) -> str:
+    """Return the first field of a statement that is not in its form, "" for none."""
     for name, form in _FORMS.items():
         value = getattr(statement, name)
         if not isinstance(value, str) or not form.fullmatch(value):
-            raise SignatureError(f"the statement of {sender} has no valid '{name}'; make it again with this version")
+            return name
     if type(statement.size) is not int or statement.size not in SIZES:
-        raise SignatureError(f"the statement of {sender} has no valid 'size'; make it again with this version")
-    if not is_time(statement.time):
-        raise SignatureError(f"the statement of {sender} has no valid 'time'; make it again with this version")
-
-
-def _unlike(sender: str) -> SignatureError:
-    return SignatureError(f"the statement of {sender} is not one of this version; run the same version at both ends")
+        return "size"
+    return "" if is_time(statement.time) else "time"

@@ -77,7 +77,9 @@ def replace(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash, never shows a part of it; only the holder of the lock may."""
     temporary = path.with_name(f".{path.name}.part")
     new = not path.exists()
-    try:
+    with contextlib.ExitStack() as failing:
+        for written in (temporary, path) if new else (temporary,):
+            failing.callback(_drop, written)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             _write_all(descriptor, 0, data)
@@ -87,11 +89,12 @@ def replace(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
         if new:
             _flush(path.parent)
-    except OSError:
-        for written in (temporary, path) if new else (temporary,):
-            with contextlib.suppress(OSError):
-                written.unlink()
-        raise
+        failing.pop_all()
+
+
+def _drop(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def make_folder(folder: Path) -> None:

@@ -56,10 +56,12 @@ def parse_bundle(data: bytes, count: int, owner: str) -> list[bytes]:
         LogError: it ends in an entry, holds an empty one, or fewer or more than `count`.
     """
     entries, rest = split_bundle(data)
-    if len(entries) < count:
-        raise LogError(f"a bundle of the log of {owner} ends in its entry {len(entries)} of {count}; ask for it again")
-    if len(entries) > count or rest:
-        raise LogError(f"a bundle of the log of {owner} holds more than its {count} entries; ask for it again")
+    if len(entries) != count or rest:
+        more = f" and {len(rest):,} bytes more" if rest else ""
+        raise LogError(
+            f"a bundle of the log of {owner} holds {len(entries)} whole entries{more} where {count} should be; "
+            "ask for it again"
+        )
     return entries
 
 

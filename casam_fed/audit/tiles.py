@@ -168,7 +168,7 @@ class Log:
         """Return an entry.
 
         Raises:
-            LogError: there is no such entry, or the log is damaged.
+            LogError: the log is damaged.
         """
         self._check_range(index, index + 1)
         number, place = divmod(index, WIDTH)
@@ -178,7 +178,7 @@ class Log:
         """Yield the entries from `start` up to, without, `end`; at most 256 are in memory at once.
 
         Raises:
-            LogError: there are not so many, or the log is damaged.
+            LogError: the log is damaged.
         """
         end = self.size if end is None else end
         self._check_range(start, end)
@@ -192,7 +192,7 @@ class Log:
         """Return the hash of a complete subtree (`casam_fed.audit.merkle.HashAt`).
 
         Raises:
-            LogError: it is not complete, or the log is damaged.
+            LogError: the log is damaged.
         """
         self._check_range(index << level, (index + 1) << level)
         tall, rest = divmod(level, HEIGHT)
@@ -321,24 +321,13 @@ class Log:
 
     def _follow(self, entries: Sequence[bytes], note: Note) -> None:
         seen, offered = self.checkpoint, note.checkpoint
-        if offered.origin != seen.origin:
-            raise ForkedError(f"the log {offered.origin} was offered as {seen.origin}; ask its owner which one it is")
-        if offered.size < seen.size:
-            raise ForkedError(
-                f"the log {seen.origin} was offered with {offered.size} entries, but had {seen.size} before; "
-                "ask its owner what became of them"
-            )
-        if offered.size != seen.size + len(entries):
-            raise ForkedError(
-                f"the log {seen.origin} was offered with {offered.size} entries, but {len(entries)} came beside the "
-                f"{seen.size} seen before; ask its owner what became of the others"
-            )
         for entry in entries:
             _checked(entry)
-        if self._root_with(entries) != offered.root:
+        if offered != Checkpoint(seen.origin, seen.size + len(entries), self._root_with(entries)):
             raise ForkedError(
-                f"the log {seen.origin} that was offered does not contain what was seen of it before; "
-                "keep this copy, and ask its owner why the log was changed"
+                f"the log {offered.origin} was offered with {offered.size} entries, and does not continue what "
+                f"was seen of {seen.origin} before, {seen.size} entries, by the {len(entries)} that came with it; keep "
+                "this copy, and ask its owner what became of the log"
             )
         self._write(entries, note, undo=True)
 
@@ -347,15 +336,14 @@ class Log:
 
     def _write(self, entries: Sequence[bytes], note: Note, *, undo: bool) -> None:
         """Write entries, their hashes, and the checkpoint that counts them; with `undo`, all or nothing."""
-        try:
+        with contextlib.ExitStack() as failing:
+            if undo:
+                failing.callback(self._undo)
             with as_storage_error("write", self.folder, MEND):
                 self._put_entries(entries)
                 self._put_hashes(self.size, [leaf_hash(entry) for entry in entries])
                 replace(self.folder / "checkpoint", note.data)
-        except StorageError:
-            if undo:
-                self._undo()
-            raise
+            failing.pop_all()
         self.note = note
 
     def _put_entries(self, entries: Sequence[bytes]) -> None:
@@ -455,8 +443,7 @@ class Log:
         return self.folder / tile_path(kind, number)
 
     def _check_range(self, start: int, end: int) -> None:
-        if not 0 <= start <= end <= self.size:
-            raise LogError(f"the log {self.folder} has {self.size} entries; ask for some of those")
+        assert 0 <= start <= end <= self.size, (start, end, self.size)
 
 
 def _read_checkpoint(folder: Path) -> Note:
@@ -503,6 +490,5 @@ def _signed_by(key: Ed25519PrivateKey, entries: Sequence[bytes], folder: Path) -
 
 
 def _file_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise LogError(f"{name!r} is no name for a witness; use letters, digits, dots, dashes and underscores")
+    assert NAME.fullmatch(name), name
     return name

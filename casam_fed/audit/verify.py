@@ -21,7 +21,15 @@ from casam_fed.audit.check_events import (
     follow,
 )
 from casam_fed.audit.check_files import check_bank_files, check_keys_given, check_site_files
-from casam_fed.audit.check_folder import GUIDES, CheckError, Folder, Manifest, guide, read_manifest
+from casam_fed.audit.check_folder import (
+    GUIDES,
+    CheckError,
+    Folder,
+    Manifest,
+    as_check_error,
+    guide,
+    read_manifest,
+)
 from casam_fed.audit.check_log import (
     Tree,
     check_owner,
@@ -34,8 +42,8 @@ from casam_fed.audit.check_log import (
 from casam_fed.audit.check_receipts import check_receipts
 from casam_fed.audit.event import Event, site_origin
 from casam_fed.audit.keys import fingerprint, public_key
-from casam_fed.errors import KeyFileError
-from casam_fed.host.files import reason_of
+from casam_fed.errors import KeyFileError, StorageError
+from casam_fed.host.files import as_storage_error
 
 __all__ = ["Report", "verify"]
 
@@ -106,18 +114,17 @@ def verify(export: Path, bank_key: Path, site_keys: Sequence[Path]) -> Report:
 
 
 def _key(path: Path, owner: str) -> Ed25519PublicKey:
-    try:
-        # A folder or a pipe is no key, and a pipe would wait for ever.
-        if not os.path.isfile(path):
-            raise CheckError("key-form", f"there is no file {path} with the public key of {owner}; give the right path")
-        with path.open("rb") as file:
-            data = file.read(_MAX_KEY_BYTES + 1)
-        return public_key(data.decode("latin-1"), f"{owner} ({path})")
-    except OSError as error:
-        reason = reason_of(error)
-        raise CheckError("key-form", f"the key {path} cannot be read: {reason}; let this user read it") from error
-    except KeyFileError as error:
-        raise CheckError("key-form", str(error)) from error
+    with (
+        as_check_error("key-form", of=(KeyFileError, StorageError)),
+        as_storage_error("take the public key of " + owner + " from", path, "give the path of its file"),
+        open(path, "rb", opener=_at_once) as file,
+    ):
+        return public_key((file.read(_MAX_KEY_BYTES + 1) or b"").decode("latin-1"), f"{owner} ({path})")
+
+
+def _at_once(path: str, flags: int) -> int:
+    # A pipe would wait for ever for somebody to write into it.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _verify_site(
@@ -131,7 +138,8 @@ def _verify_site(
     bank_seen = _check_witness(folder, bank_tree, bank_key, manifest.site, list(keys.values()))
     site = SiteHistory()
     site_tree = _log(report, folder, manifest, "site", site_key, site)
-    site_seen = check_witnessed(folder, site_tree, site_key, "bank", origin_of("bank", manifest, bank_key), bank_key)
+    witness = (origin_of("bank", manifest, bank_key), bank_key)
+    site_seen = check_witnessed(folder, site_tree, site_key, "bank", [witness])
     check_seen(site, bank, site_seen[0])
     check_keys_of_site(bank, manifest.site, list(keys))
     check_site_files(folder, site, manifest, site_key)
@@ -194,14 +202,7 @@ def _check_witness(
     folder: Folder, tree: Tree, bank_key: Ed25519PublicKey, site: str, keys: Sequence[Ed25519PublicKey]
 ) -> tuple[int, str]:
     """Check what a site has cosigned of the bank log, by the first of its keys that did; return how much, and when."""
-    for key in keys[:-1]:
-        try:
-            return check_witnessed(folder, tree, bank_key, site, site_origin(site, fingerprint(key)), key)
-        except CheckError as error:
-            # A site that has changed its keys cosigns with the newest.
-            if error.code != "cosignature-key":
-                raise
-    return check_witnessed(folder, tree, bank_key, site, site_origin(site, fingerprint(keys[-1])), keys[-1])
+    return check_witnessed(folder, tree, bank_key, site, [(site_origin(site, fingerprint(key)), key) for key in keys])
 
 
 def _check_witnesses(

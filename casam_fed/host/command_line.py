@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a `CasamError` (its sentence on stderr), 2 wrong usage, 130 interrupted.
 """
 
+import contextlib
 import importlib
 import os
 import sys
@@ -88,15 +89,16 @@ def at_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def confirmed(question: str) -> bool:
-    """Ask a person at the terminal.
+def confirmed(question: str, *, or_end: bool = False) -> bool:
+    """Ask a person at the terminal; with `or_end` a no ends the command.
 
     Raises:
         click.UsageError: there is no terminal; scripts say their answer by an option.
+        click.Abort: as told.
     """
     if not at_terminal():
         raise click.UsageError(f"{question} There is no terminal to ask at; give the answer as an option (see --help).")
-    return click.confirm(question)
+    return click.confirm(question, abort=or_end)
 
 
 def require_yes(question: str, given: bool = False) -> None:
@@ -106,8 +108,8 @@ def require_yes(question: str, given: bool = False) -> None:
         click.UsageError: as `confirmed`.
         click.Abort: the person said no.
     """
-    if not given and not confirmed(question):
-        raise click.Abort
+    if not given:
+        confirmed(question, or_end=True)
 
 
 def parsed_options(options: Sequence[str]) -> dict[str, Any]:
@@ -119,10 +121,9 @@ def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for option in options:
         key, separator, value = option.partition("=")
-        if not separator or not key:
-            raise click.UsageError(f"--set {option}: write KEY=VALUE, as in --set test_fraction=0.3")
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise click.UsageError(f"--set {option}: the value is not YAML, as in --set classes=[nucleus]") from error
+        with contextlib.suppress(yaml.YAMLError):
+            if separator and key:
+                values[key] = yaml.safe_load(value)
+                continue
+        raise click.UsageError(f"--set {option}: write KEY=VALUE, the value in YAML, as in --set classes=[nucleus]")
     return values

@@ -52,10 +52,9 @@ def write_atomically(path: Path, data: bytes, *, private: bool = False) -> None:
             if not private:
                 os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
-        except BaseException:
+        finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
-            raise
         _sync_folder(path.parent)
 
 

@@ -11,7 +11,7 @@ __all__ = ["append_event", "append_line", "read_lines"]
 
 
 def append_line(path: Path, entry: Mapping[str, Any], *, flush: bool = False) -> None:
-    """Append an entry in one write, mode 0600; with `flush` it is on the disk when this returns.
+    """Append an entry, in one write where there is space, mode 0600; with `flush` it is on the disk when this returns.
 
     Raises:
         OSError: it could not be written whole.
@@ -23,8 +23,8 @@ def append_line(path: Path, entry: Mapping[str, Any], *, flush: bool = False) ->
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
             # A crash or a full disk has cut the line before: it stays as it is, and ends here.
             data = b"\n" + data
-        if os.write(descriptor, data) != len(data):
-            raise OSError("the line was cut")
+        while data:
+            data = data[os.write(descriptor, data) :]
         if flush:
             os.fsync(descriptor)
     finally:

@@ -6,7 +6,6 @@ file, and never taking a process that got the number of a dead one for it.
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -15,11 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from casam_fed.errors import SupervisionError
 from casam_fed.host.clock import utc_now
-from casam_fed.host.files import reason_of
+from casam_fed.host.files import as_storage_error, reason_of
+from casam_fed.host.locks import is_held, only_one
 from casam_fed.host.processes import end_marked
 from casam_fed.host.signals import stop_on_signals, undisturbed
 
@@ -49,6 +48,7 @@ _GRACE_S = 15.0
 """Flower's SuperLink waits up to 14 s for open connections."""
 _LEAD_S = 1.0
 _REST_S = 5.0
+_LOCK = "supervisor.lock"
 _LOCK_S = 1.0
 _LOG_BYTES = 10 << 20
 
@@ -90,17 +90,15 @@ class Supervisor:
         Raises:
             SupervisionError: another process supervises the folder, or a child does not start; then none is left running.
         """
-        try:
-            self._context.enter_context(stop_on_signals())
-            self._context.enter_context(_only_supervisor(self._folder))
+        with contextlib.ExitStack() as context:
+            context.enter_context(stop_on_signals())
+            context.enter_context(_only_supervisor(self._folder))
             if ended := end_marked(_MARK, str(self._folder), set(), _GRACE_S):
                 self._say(f"ended {ended} processes that an earlier start had left behind")
-            self._context.callback(self._stop)
+            context.callback(self._stop)
             for kept in self._kept.values():
                 kept.start_first()
-        except BaseException:
-            self._context.__exit__(*sys.exc_info())
-            raise
+            self._context = context.pop_all()
         return self
 
     def __exit__(self, *cause: object) -> None:
@@ -162,14 +160,10 @@ class _Kept:
             raise SupervisionError(f"{name} cannot be started: {reason_of(error)}; its log is {self._log}") from error
         deadline = time.monotonic() + _READY_S
         while self.child.ready is not None and not self.child.ready():
-            if not self.alive():
-                raise SupervisionError(
-                    f"{name} {self._end()} while starting: {self._last_line()}; its log is {self._log}"
-                )
-            if time.monotonic() > deadline:
-                raise SupervisionError(
-                    f"{name} was not ready within {_READY_S:g} s: {self._last_line()}; its log is {self._log}"
-                )
+            alive = self.alive()
+            if not alive or time.monotonic() > deadline:
+                what = f"was not ready within {_READY_S:g} s" if alive else f"{self._end()} while starting"
+                raise SupervisionError(f"{name} {what}: {self._last_line()}; its log is {self._log}")
             time.sleep(0.1)
 
     def tend(self) -> str | None:
@@ -286,50 +280,28 @@ def end_leftovers(folder: Path) -> None:
 
 def is_running(folder: Path) -> bool:
     """Return whether a supervisor runs in the folder."""
-    try:
-        with (folder / "supervisor.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    return is_held(folder / _LOCK)
 
 
 @contextlib.contextmanager
 def _only_supervisor(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; the system frees it when this process ends, however it ends."""
-    path = folder / "supervisor.lock"
-    try:
+    path = folder / _LOCK
+    with as_storage_error("make", folder, "let this user write there, then run again"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = path.open("a+", encoding="ascii", errors="replace")
-    except OSError as error:
-        raise SupervisionError(f"cannot open {path}: {reason_of(error)}; let this user write {folder}") from error
-    with lock:
-        # `is_running` holds it for a moment too.
-        deadline = time.monotonic() + _LOCK_S
-        while not _locked(lock):
-            if time.monotonic() > deadline:
-                lock.seek(0)
-                raise SupervisionError(
-                    f"{folder} is run by another process already (pid {lock.read(20)}); end that first"
-                )
-            time.sleep(0.05)
-        # Only for the sentence above; a full disk must not keep anybody from starting.
+    busy = SupervisionError(f"{folder} is run by another process already (pid {_pid_in(path)}); end that first")
+    # `is_running` holds it for a moment too.
+    with only_one(path, busy, _LOCK_S):
+        # Only for that sentence; a full disk must not keep anybody from starting.
         with contextlib.suppress(OSError):
-            os.ftruncate(lock.fileno(), 0)
-            os.write(lock.fileno(), str(os.getpid()).encode())
+            path.write_text(str(os.getpid()), encoding="ascii")
         yield
 
 
-def _locked(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise SupervisionError(f"cannot lock {lock.name}: {reason_of(error)}; use a folder on a local disk") from error
-    return True
+def _pid_in(path: Path) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(20).decode("ascii", errors="replace")
+    return "unknown"
 
 
 def _limit(log: Path) -> None:

@@ -4,8 +4,10 @@ Both travel as files, by whatever way two people already trust, and both are che
 fingerprint in the request with the hospital's engineer, the engineer that in the welcome with the operator.
 """
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from cryptography import x509
@@ -39,7 +41,10 @@ _MAX_BYTES = 64 << 10
 _PLACE = 80
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]{40,400}\n-----END PUBLIC KEY-----\n")
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):[1-9][0-9]{0,4}$")]
+_HOST = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252})"
+_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+
+Address = Annotated[str, Field(pattern=f"^{_HOST}:{_PORT}$")]
 Pem = Annotated[str, Field(max_length=8192)]
 
 
@@ -115,17 +120,12 @@ def open_request(data: bytes) -> EnrolmentRequest:
     Raises:
         EnrolmentError: not a request, keys of another kind, or the signature does not fit.
     """
-    mend = "let the site make it again with casam-site init"
-    if len(data) > _MAX_BYTES:
-        raise EnrolmentError(f"this is no enrolment request, it has {len(data):,} bytes; {mend}")
-    try:
+    with _opening("this enrolment request", data):
         request: EnrolmentRequest = _parsed(EnrolmentRequest, read_envelope(data.strip(), "the site").payload)
         key = public_key(request.signing_key, f"site {request.site}")
         unseal(data.strip(), _REQUEST_TYPE, {fingerprint(key): key}, f"site {request.site}")
         node_key_pem(request.node_key)
-    except CasamError as error:
-        raise EnrolmentError(f"this enrolment request cannot be used: {error}") from error
-    return request
+        return request
 
 
 def welcome_json(welcome: Welcome) -> bytes:
@@ -139,15 +139,11 @@ def open_welcome(data: bytes) -> Welcome:
     Raises:
         EnrolmentError: not a welcome of this version.
     """
-    if len(data) > _MAX_BYTES:
-        raise EnrolmentError(f"this is no welcome, it has {len(data):,} bytes; ask the operator for WELCOME.json again")
-    try:
+    with _opening("this welcome", data):
         welcome: Welcome = _parsed(Welcome, data)
         _ = welcome.key
         _check_welcome(welcome)
-    except CasamError as error:
-        raise EnrolmentError(f"this welcome cannot be used: {error}") from error
-    return welcome
+        return welcome
 
 
 def node_key_pem(pem: str) -> str:
@@ -171,16 +167,26 @@ def _check_welcome(welcome: Welcome) -> None:
     """Check what no pattern tells.
 
     Raises:
-        EnrolmentError: no certificate, a port that does not exist, or a method for another backbone.
+        EnrolmentError: no certificate, or a method for another backbone.
     """
-    try:
+    wrong = "its 'ca' is no certificate in PEM form"
+    with contextlib.suppress(ValueError):
         x509.load_pem_x509_certificate(welcome.ca.encode("ascii"))
-    except ValueError as error:
-        raise EnrolmentError("its 'ca' is no certificate in PEM form; ask for the file again") from error
-    if int(welcome.address.rpartition(":")[2]) > 65535:
-        raise EnrolmentError("its 'address' has no valid port; ask for the file again")
-    if welcome.method.backbone != welcome.backbone:
-        raise EnrolmentError("its method is for another backbone than its 'backbone'; ask for the file again")
+        if welcome.method.backbone == welcome.backbone:
+            return
+        wrong = "its method is for another backbone than its 'backbone'"
+    raise EnrolmentError(f"{wrong}; ask for the file again")
+
+
+@contextlib.contextmanager
+def _opening(what: str, data: bytes) -> Iterator[None]:
+    """Say of a file from elsewhere that it cannot be used, and why."""
+    try:
+        if len(data) > _MAX_BYTES:
+            raise EnrolmentError(f"it has {len(data):,} bytes, and at most {_MAX_BYTES:,} are read; ask for it again")
+        yield
+    except CasamError as error:
+        raise EnrolmentError(f"{what} cannot be used: {error}") from error
 
 
 def _plain(value: EnrolmentRequest | Welcome) -> Any:

@@ -164,19 +164,16 @@ def decode_json(kind: Any, text: object, sender: str) -> Any:
     Raises:
         ExchangeError: too long, not JSON, or not exactly the fields of `kind`.
     """
-    if not isinstance(text, str) or len(text) > MAX_JSON_BYTES:
-        raise ExchangeError(
-            f"{sender} sent no payload of at most {MAX_JSON_BYTES} bytes; run the same version at both ends"
-        )
     try:
-        return TypeAdapter(kind).validate_json(text)
+        # What is no text, or too much, is read like none.
+        return TypeAdapter(kind).validate_json(text if isinstance(text, str) and len(text) <= MAX_JSON_BYTES else "")
     except ValidationError as error:
         first = error.errors()[0]
         # A key that is not expected is the sender's own text, and this sentence is shown at a terminal.
         place = printable(".".join(str(part) for part in first["loc"])[:_PLACE])
         raise ExchangeError(
-            f"{sender} sent a {kind.__name__} that cannot be read at '{place}' ({first['type']}); "
-            f"run the same version at both ends"
+            f"{sender} sent a {kind.__name__} that cannot be read at '{place}' ({first['type']}; at most "
+            f"{MAX_JSON_BYTES:,} bytes are read); run the same version at both ends"
         ) from error
 
 
@@ -194,10 +191,12 @@ def unwrap_bytes(data: bytes, max_bytes: int, sender: str) -> bytes:
     Raises:
         ExchangeError: over `max_bytes`, or anything else than one uint8 array [n] in .npy format 1.0.
     """
-    if len(data) > max_bytes + _HEADER_BYTES:
-        raise ExchangeError(f"{sender} sent {len(data)} bytes where at most {max_bytes} are allowed; nothing was read")
-    if len(data) < _HEADER_BYTES or not data.startswith(_header(len(data) - _HEADER_BYTES)):
-        raise ExchangeError(f"{sender} sent an array that is not plain bytes in .npy format 1.0; nothing was read")
+    count = len(data) - _HEADER_BYTES
+    if not (0 <= count <= max_bytes and data.startswith(_header(count))):
+        raise ExchangeError(
+            f"{sender} sent an array of {len(data)} bytes where plain bytes in .npy format 1.0, at most {max_bytes} are "
+            "allowed; nothing was read"
+        )
     return data[_HEADER_BYTES:]
 
 

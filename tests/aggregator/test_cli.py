@@ -169,7 +169,7 @@ class TestInit:
             (["--name", "n", "--address", "h:99999"], "'address' cannot be 'h:99999': ports end at 65535"),
             (["--name", "n", "--address", "h:18000"], "cannot both have port 18000"),
             (["--name", "n", "--address", "0.0.0.0:1"], "is no address of one machine"),
-            (["--name", "n", "--address", "h:1", "--method", "none.yaml"], "no file none.yaml"),
+            (["--name", "n", "--address", "h:1", "--method", "none.yaml"], "cannot read none.yaml: no such file"),
         ],
     )
     def test_wrong_options_are_one_sentence_and_leave_nothing(self, casam, tmp_path, options, words):

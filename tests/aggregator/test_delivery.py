@@ -14,7 +14,7 @@ from aggregator.admission import AdmissionLimits
 from aggregator.decisions import Decisions
 from aggregator.delivery import Timing, deliver, evaluate, plain
 from aggregator.sites import enrol, revoke
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import pack, parse
 from casam_fed.bank.snapshot import read_snapshot

@@ -8,7 +8,7 @@ from aggregator.authority import authority_pem
 from aggregator.enrolment import enrol_site, revoke_site, rotate_site, welcome_of
 from aggregator.ledger import Ledger
 from aggregator.sites import enrol, read_sites
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.config import MethodConfig
 from casam_fed.errors import EnrolmentError, StorageError
 from casam_fed.host.files import sha256_file

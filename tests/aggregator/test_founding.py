@@ -9,7 +9,7 @@ from aggregator import founding
 from aggregator.authority import authority_pem, days_left
 from aggregator.founding import create_home
 from aggregator.home import AggregatorConfig, Home
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig
 from casam_fed.errors import BackboneError, ConfigError, KeyFileError, StorageError

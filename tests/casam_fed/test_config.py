@@ -152,9 +152,11 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, content, words):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"no file .*; give the path of a YAML file"):
+    with pytest.raises(
+        ConfigError, match=r"cannot read .*: no such file or directory; give the path of a readable YAML file"
+    ):
         read_yaml(tmp_path / "nowhere.yaml")
-    with pytest.raises(ConfigError, match=r"cannot read .*; give a readable YAML file"):
+    with pytest.raises(ConfigError, match=r"cannot read .*: is a directory; give the path of a readable YAML file"):
         read_yaml(tmp_path)
 
 

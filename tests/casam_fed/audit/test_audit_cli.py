@@ -491,7 +491,7 @@ UNFIT = {
     "cut in mid-entry": (_cut, 1, "ends within entry"),
     "without tiles": (_without_tiles, 2, "is not in the export"),
     "newer": (_newer, 2, "use a newer casam-fed"),
-    "empty": (_empty, 2, "the folder {} is empty"),
+    "empty": (_empty, 2, "there is no folder {}, or nothing in it"),
     "missing": (shutil.rmtree, 2, "there is no"),
 }
 ASKED = {
@@ -528,7 +528,7 @@ def test_an_unfit_export_is_told_in_one_sentence(tmp_path, capsys, command, defe
         (["entry", "bank", "0", "--log", "site"], 2, "holds no site's log; use --log bank"),
         (["show", "bank", "--log", "site"], 2, "has no site log; leave --log out"),
         (["show", "keys"], 2, "neither a site's folder nor an aggregator's; give one of those"),
-        (["show", "keys/bank.pem"], 2, "there is no folder"),
+        (["show", "keys/bank.pem"], 2, "neither a site's folder nor an aggregator's; give one of those"),
         (["export", "keys", "out"], 2, "neither a site's folder nor an aggregator's; give one of those"),
         (["export", "of-site/home", "site"], 2, "there is something at"),
         (["export", "of-bank/home", "out", "--key", "0123456789ab"], 2, "leave --key out"),

@@ -210,7 +210,7 @@ def test_a_surrogate_in_type_or_key_is_refused():
 
 
 def test_an_envelope_that_is_too_large_is_not_looked_at():
-    with pytest.raises(SignatureError, match="at most 16,777,216 are read"):
+    with pytest.raises(SignatureError, match="of at most 16,777,216 bytes"):
         opened(b"[" * (MAX_ENVELOPE_BYTES + 1))
 
 

@@ -180,7 +180,7 @@ def test_a_new_cosignature_takes_the_place_of_the_old_one():
 
 @pytest.mark.parametrize("name", ["", ORIGIN, "two words", "a+b", "line\nbreak", "\u00a0", "a\u2028b", "a\u200eb"])
 def test_a_witness_has_a_name_of_its_own(name):
-    with pytest.raises(LogError, match="cannot cosign"):
+    with pytest.raises(AssertionError):
         cosigned(SIGNED, name, BANK, TIME)
 
 
@@ -197,7 +197,7 @@ def test_a_witness_has_a_name_of_its_own(name):
     ],
 )
 def test_what_is_no_checkpoint_is_not_signed(checkpoint):
-    with pytest.raises(LogError, match="one form"):
+    with pytest.raises(AssertionError):
         sign_checkpoint(checkpoint, KEY)
 
 
@@ -280,11 +280,11 @@ def test_what_is_no_text_is_refused():
 
 
 def test_too_much_is_not_read():
-    with pytest.raises(LogError, match="at most 16,384 are read"):
+    with pytest.raises(LogError, match="of at most 16,384 bytes and 100 signatures"):
         read(b"\n" * (MAX_NOTE_BYTES + 1))
     short = [Signature(f"w{number}", bytes(4), b"x") for number in range(101)]
     assert len(read(Note(CHECKPOINT, tuple(short[:100])).data).signatures) == 100
-    with pytest.raises(LogError, match="bears 101 signatures; at most 100"):
+    with pytest.raises(LogError, match="of at most 16,384 bytes and 100 signatures"):
         read(Note(CHECKPOINT, tuple(short)).data)
     with pytest.raises(LogError, match="at most 100 signatures"):
         cosigned(Note(CHECKPOINT, tuple(short[:100])), WITNESS, BANK, TIME)

@@ -114,8 +114,13 @@ def test_as_many_hashes_as_the_largest_log_needs_are_read():
 
 
 def test_too_much_is_not_read():
-    with pytest.raises(LogError, match="are read"):
-        read(b"\n" * (MAX_PROOF_BYTES + 1))
+    for data in (
+        b"\n" * (MAX_PROOF_BYTES + 1),
+        GOOD.data.ljust(MAX_PROOF_BYTES + 1),
+        GOOD.data + bytes(MAX_PROOF_BYTES),
+    ):
+        with pytest.raises(LogError, match="is not in its one form, of at most"):
+            read(data)
 
 
 def test_no_byte_of_a_proof_can_be_changed():

@@ -221,7 +221,7 @@ def test_a_log_is_read_by_entries(folder):
         lambda: list(log.entries(0, 601)),
         lambda: log.root(601),
     ):
-        with pytest.raises(LogError, match="has 600 entries"):
+        with pytest.raises(AssertionError):
             ask()
 
 
@@ -231,7 +231,7 @@ def test_hashes_roots_and_proofs_are_those_of_the_tree(folder):
     for level in range(10):
         for index in range(600 >> level):
             assert log.hash_at(level, index) == tree(level, index)
-        with pytest.raises(LogError):
+        with pytest.raises(AssertionError):
             log.hash_at(level, 600 >> level)
     for size in range(0, 601, 23):
         assert log.root(size) == tree_root(size, tree)
@@ -497,8 +497,8 @@ def _die_at(step: int) -> None:
 
 
 def run_killing(script: str, folder: Path) -> None:
-    """In a process of its own: forking one with threads is asking for trouble."""
-    assert started(script, folder).wait(120) == 0
+    """In a process of its own: forking one with threads is asking for trouble. A kill loses nothing that is not flushed."""
+    assert started(f"os.fsync = lambda descriptor: None\n{textwrap.dedent(script)}", folder).wait(120) == 0
 
 
 def test_whenever_an_append_is_killed_the_next_continues(folder):
@@ -929,15 +929,15 @@ def test_a_copy_of_nothing(folder):
 
 REWRITTEN = chain(20, [*ENTRIES[:4], make(4, "0" * 64)])
 FORKS = {
-    "another origin": (ENTRIES[10:12], noted(ENTRIES[:12], "casam-fed/site/other/0123456789ab"), "was offered as"),
-    "shorter": ([], noted(ENTRIES[:9]), "had 10 before"),
-    "shorter, with entries": (ENTRIES[10:12], noted(ENTRIES[:9]), "had 10 before"),
-    "fewer entries than promised": (ENTRIES[10:11], noted(ENTRIES[:12]), "1 came beside the 10"),
-    "more entries than promised": (ENTRIES[10:13], noted(ENTRIES[:12]), "3 came beside the 10"),
-    "history rewritten": (REWRITTEN[10:12], noted(REWRITTEN[:12]), "does not contain what was seen"),
-    "same size, rewritten": ([], noted(REWRITTEN[:10]), "does not contain what was seen"),
-    "an entry changed on its way": ([ENTRIES[10], ENTRIES[10]], noted(ENTRIES[:12]), "does not contain"),
-    "entries in another order": ([ENTRIES[11], ENTRIES[10]], noted(ENTRIES[:12]), "does not contain"),
+    "another origin": (ENTRIES[10:12], noted(ENTRIES[:12], "casam-fed/site/other/0123456789ab")),
+    "shorter": ([], noted(ENTRIES[:9])),
+    "shorter, with entries": (ENTRIES[10:12], noted(ENTRIES[:9])),
+    "fewer entries than promised": (ENTRIES[10:11], noted(ENTRIES[:12])),
+    "more entries than promised": (ENTRIES[10:13], noted(ENTRIES[:12])),
+    "history rewritten": (REWRITTEN[10:12], noted(REWRITTEN[:12])),
+    "same size, rewritten": ([], noted(REWRITTEN[:10])),
+    "an entry changed on its way": ([ENTRIES[10], ENTRIES[10]], noted(ENTRIES[:12])),
+    "entries in another order": ([ENTRIES[11], ENTRIES[10]], noted(ENTRIES[:12])),
 }
 
 
@@ -945,8 +945,9 @@ FORKS = {
 def test_a_log_that_does_not_continue_its_copy_is_a_fork(folder, fork):
     copy = built(folder, 10)
     before = contents(folder)
-    entries, note, words = FORKS[fork]
-    with pytest.raises(ForkedError, match=words):
+    entries, note = FORKS[fork]
+    sizes = f"with {note.checkpoint.size} entries, .* {ORIGIN} before, 10 entries, by the {len(entries)} that came"
+    with pytest.raises(ForkedError, match=sizes):
         copy.extend(entries, note)
     assert contents(folder) == before
     assert copy.size == 10
@@ -1004,7 +1005,7 @@ def test_the_last_cosigned_checkpoint_is_kept(folder):
 def test_a_witness_has_the_name_of_a_file(folder, name):
     log = built(folder, 1)
     for ask in (lambda: log.witnessed(name), lambda: log.keep_witnessed(name, log.note)):
-        with pytest.raises(LogError, match="no name for a witness"):
+        with pytest.raises(AssertionError):
             ask()
     assert names(folder) == {*files_of(1), "checkpoint"}
 
@@ -1016,12 +1017,14 @@ def test_bundles_are_read_whole_or_not_at_all():
     assert parse_bundle(data, 3, "clinic") == entries
     assert parse_bundle(b"", 0, "clinic") == []
     for cut in (data[:-1], data[:1], b"", bundle_of(entries[:2])):
-        with pytest.raises(LogError, match="a bundle of the log of clinic ends in its entry"):
+        with pytest.raises(
+            LogError, match=r"a bundle of the log of clinic holds [02] whole entries.* where 3 should be"
+        ):
             parse_bundle(cut, 3, "clinic")
     for more in (data + b"\x00", data + bundle_of([b"d"]), data + bytes(100)):
-        with pytest.raises(LogError, match="holds more than its 3 entries"):
+        with pytest.raises(LogError, match=r"holds [34] whole entries.* where 3 should be"):
             parse_bundle(more, 3, "clinic")
-    with pytest.raises(LogError, match="ends in its entry 1 of 3"):
+    with pytest.raises(LogError, match="holds 1 whole entries and 5 bytes more where 3 should be"):
         parse_bundle(bundle_of([b"a", b"", b"c"]), 3, "clinic")
 
 

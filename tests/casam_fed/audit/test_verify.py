@@ -455,7 +455,8 @@ def test_memory_does_not_grow_with_the_length_of_entries(tmp_path):
     written(long_log(2000), tmp_path / "export")
     size = sum(path.stat().st_size for path in (tmp_path / "export/site/tile/entries").rglob("*") if path.is_file())
     assert size > 2_000_000
-    checked(tmp_path / "export", "site")
+    (tmp_path / "short").mkdir()
+    verified(tmp_path / "short", drafted("site"))
     tracemalloc.start()
     try:
         assert checked(tmp_path / "export", "site").code == ""
@@ -501,7 +502,7 @@ def test_a_file_that_grows_meanwhile_is_not_read_to_its_end(tmp_path):
     written(drafted("site"), tmp_path / "export")
     folder = Folder(tmp_path / "export")
     os.truncate(tmp_path / "export/export.json", 1 << 40)
-    with pytest.raises(CheckError, match="grew while it was read"):
+    with pytest.raises(CheckError, match="grew meanwhile"):
         read_manifest(folder)
 
 
@@ -535,7 +536,7 @@ def test_a_key_is_a_file(tmp_path, kind):
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     report = verify(tmp_path / "export", path, [])
     assert (report.code, report.exit_code) == ("key-form", 2)
-    assert "there is no file" in report.sentence
+    assert str(path) in report.sentence
 
 
 def test_a_signed_empty_log_is_out_of_order(tmp_path):

@@ -10,6 +10,7 @@ from casam_fed.wire.evaluation_report import RouteReport
 from casam_fed.wire.exchange import (
     MAX_JSON_BYTES,
     Hello,
+    Logs,
     Receipt,
     Request,
     StageReport,
@@ -27,7 +28,8 @@ REPORT = RouteReport(3, {"iou": 0.5}, {"a": 2, "unknown": 1}, (0, 3), 3)
 @pytest.mark.parametrize(
     "value",
     [
-        Request(3, "{}", Receipt("a" * 64, "admitted", 0), last=True),
+        Request(Receipt("a" * 64, "admitted", 0), "{}", Logs("checkpoint", ("b" * 64,), "witnessed", 3)),
+        Request(),
         StageReport(REPORT, REPORT, REPORT, REPORT, 1.5),
     ],
 )
@@ -38,25 +40,25 @@ def test_a_payload_survives_the_way(value):
 @pytest.mark.parametrize(
     ("text", "where"),
     [
-        (None, "no payload"),
-        (b"{}", "no payload"),
-        ("x" * (MAX_JSON_BYTES + 1), "no payload"),
+        (None, "cannot be read"),
+        (b"{}", "cannot be read"),
+        (f'{{"digest": "{"a" * 64}", "seconds": {{}}}}'.ljust(MAX_JSON_BYTES + 1), "at most 1,048,576 bytes are read"),
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        ('{"seed": 1, "extra": 2}', "at 'extra'"),
-        ('{"seed": "one"}', "at 'seed'"),
-        ("{}", "at 'seed'"),
+        (f'{{"digest": "{"a" * 64}", "seconds": {{}}, "extra": 2}}', "at 'extra'"),
+        ('{"digest": 1, "seconds": {}}', "at 'digest'"),
+        ('{"seconds": {}}', "at 'digest'"),
     ],
 )
 def test_anything_else_is_refused_with_its_sender(text, where):
     with pytest.raises(ExchangeError, match=f"(?s)site a.*{where}"):
-        decode_json(Request, text, "site a")
+        decode_json(Submission, text, "site a")
 
 
 def test_a_key_that_is_not_expected_cannot_move_the_cursor():
     """It is the sender's own text, and the sentence that quotes it is shown at a terminal."""
     with pytest.raises(ExchangeError, match="x1b") as caught:
-        decode_json(Request, '{"seed": 1, "\\u001b[2J\\u202e' + "x" * 1000 + '": 2}', "site a")
+        decode_json(Request, '{"\\u001b[2J\\u202e' + "x" * 1000 + '": 2}', "site a")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
