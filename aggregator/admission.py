@@ -9,7 +9,7 @@ person decides. docs/reference/refusal-codes.md says for every code what to do.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NoReturn
@@ -26,10 +26,10 @@ from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.host.files import sha256_bytes
 from casam_fed.host.printable import printable
 from casam_fed.routing.gaussian import Background
+from casam_fed.routing.neighbours import Meeting, Neighbours
 from casam_fed.routing.overlap import LIMITS, OverlapLimits, OverlapTable, measure_overlap
-from casam_fed.routing.state import RouterState, router_state_from
 
-__all__ = ["CODES", "Decision", "EnrolledSite", "Limits", "Outcome", "Standing", "examine"]
+__all__ = ["CODES", "AdmissionLimits", "Decision", "EnrolledSite", "Outcome", "Standing", "examine"]
 
 Outcome = Literal["admitted", "quarantined", "refused"]
 
@@ -74,7 +74,7 @@ _RESERVED = frozenset({"unknown", "identity"})
 
 
 @dataclass(frozen=True)
-class Limits:
+class AdmissionLimits:
     """What a release may be at most, or must be at least.
 
     Root mean squares of honest layers of the mini SAM, either start, 300 to 2,000 steps with learning rates of 1e-4 and
@@ -116,11 +116,8 @@ class Standing:
         probes: name -> features [n, C] float32, as `casam_fed.routing.overlap.probe_features` makes them.
         sites: name -> its keys; a key belongs to one site.
         entries: of the bank in the order of their admission, retired ones included.
-        routers: task -> routers, of all entries in force.
+        neighbours: gives what is known of the tasks in force; asked only for a release that has passed all other checks.
         limits: of what is admitted.
-
-    Raises:
-        ValueError: a key of two sites, or routers that are not those of the entries in force; a defect of the caller.
     """
 
     federation: str
@@ -131,15 +128,8 @@ class Standing:
     probes: Mapping[str, Tensor]
     sites: Mapping[str, EnrolledSite]
     entries: tuple[Entry, ...]
-    routers: Mapping[str, RouterState]
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        keys = [fingerprint for site in self.sites.values() for fingerprint in site.keys]
-        if len(set(keys)) != len(keys):
-            raise ValueError("a key is enrolled for two sites")
-        if list(self.routers) != [entry.task for entry in self.entries if entry.status == "active"]:
-            raise ValueError("the routers are not those of the entries in force, in their order")
+    neighbours: Callable[[], Neighbours]
+    limits: AdmissionLimits = field(default_factory=AdmissionLimits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +141,8 @@ class Decision:
         sentence: for the operator, one line of printable ASCII; nothing of the sender's stands in it unescaped.
         statement: once its signature and form were right, whatever else it says.
         release: once parsed.
-        overlap: once measured.
+        meeting: of the release's routers with those of the tasks in force, once it took place.
+        overlap: what was measured in it.
         entry: the entry that the release has already, with code A002.
     """
 
@@ -159,6 +150,7 @@ class Decision:
     sentence: str
     statement: Statement | None = None
     release: Release | None = None
+    meeting: Meeting | None = None
     overlap: OverlapTable | None = None
     entry: Entry | None = None
 
@@ -185,13 +177,14 @@ def examine(data: bytes, envelope: bytes, sender: str, standing: Standing) -> De
         code, sentence = _examine(data, envelope, sender, standing, found)
     except _RefusalError as refusal:
         code, sentence = refusal.code, refusal.sentence
-    return Decision(code, _shown(sentence), found.statement, found.release, found.overlap, found.entry)
+    return Decision(code, _shown(sentence), found.statement, found.release, found.meeting, found.overlap, found.entry)
 
 
 @dataclass
 class _Found:
     statement: Statement | None = None
     release: Release | None = None
+    meeting: Meeting | None = None
     overlap: OverlapTable | None = None
     entry: Entry | None = None
 
@@ -222,10 +215,11 @@ def _examine(data: bytes, envelope: bytes, sender: str, standing: Standing, foun
     _check_task(release, standing)
     # Names from here on have passed a slug's form, twice: in the statement and in the card.
     task = release.card.task
+    neighbours = standing.neighbours()
     with _refused_as("R123"):
-        state = router_state_from(release.router)
-        table = measure_overlap(task, state, standing.routers, standing.background, standing.probes)
-    found.overlap = table
+        meeting = neighbours.meet(task, release.router)
+        table = measure_overlap(meeting, standing.probes)
+    found.meeting, found.overlap = meeting, table
     claim = table.beyond(standing.limits.overlap)
     if claim is not None:
         return "Q201", (
@@ -235,7 +229,7 @@ def _examine(data: bytes, envelope: bytes, sender: str, standing: Standing, foun
     return "A001", f"the release of task {task} of {sender} may be admitted"
 
 
-def _check_sizes(data: bytes, envelope: bytes, limits: Limits) -> None:
+def _check_sizes(data: bytes, envelope: bytes, limits: AdmissionLimits) -> None:
     if len(data) > limits.release_bytes:
         _refuse("R101", f"a release of {len(data):,} bytes is not read; at most {limits.release_bytes:,} are")
     if len(envelope) > limits.envelope_bytes:
@@ -304,11 +298,11 @@ def _check_card(release: Release, statement: Statement, standing: Standing) -> N
     ours = (standing.backbone, standing.backbone_digest, standing.background.mean.numel())
     if (card.backbone, card.backbone_digest, card.channels) != ours:
         _refuse("R118", f"task {card.task} was trained with another backbone; train it again with the federation's")
-    if min(card.images, int(release.router["router.gaussian.count"])) < limits.images:
+    if min(card.images, release.router.gaussian.count) < limits.images:
         _refuse("R119", f"task {card.task} has fewer than {limits.images} training images; add images and train again")
 
 
-def _check_layer(release: Release, limits: Limits) -> None:
+def _check_layer(release: Release, limits: AdmissionLimits) -> None:
     squares = {name: tensor.double().square() for name, tensor in release.alignment.items()}
     for name, square in squares.items():
         if square.mean().sqrt().item() > limits.tensor_rms:

@@ -9,6 +9,7 @@ atomically, cannot hold a key and a certificate that do not match. It is written
 `create_authority` can be called again and finishes with what is there.
 """
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -25,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from casam_fed.errors import ConfigError, StorageError
 from casam_fed.forms import NAME_PATTERN
-from casam_fed.host.files import reason_of, write_atomically
+from casam_fed.host.files import as_storage_error, write_atomically
 
 __all__ = ["DaysLeft", "authority_pem", "create_authority", "days_left", "renew_server_certificate"]
 
@@ -59,19 +60,16 @@ class DaysLeft:
 
 
 def create_authority(folder: Path, federation: str, host: str) -> None:
-    """Create the authority of a federation whose sites reach the aggregator at `host`, and its server certificate.
+    """Create the authority of a federation, a slug, whose sites reach the aggregator at `host`, and its certificate.
 
     What an interrupted call has written is kept and completed: sites may hold that ca.pem already.
 
     Raises:
-        ConfigError: `host` or `federation` cannot stand in a certificate, or the folder holds an authority already.
+        ConfigError: `host` cannot stand in a certificate, or the folder holds an authority already.
         StorageError: files of an interrupted call are damaged, or the disk is full or cannot be written.
     """
     names = _names(host)
-    if not re.fullmatch(NAME_PATTERN, federation):
-        raise ConfigError(
-            f"{federation!r} cannot name a federation; give up to 63 letters, digits, dots, dashes or underscores"
-        )
+    assert re.fullmatch(NAME_PATTERN, federation), federation
     if os.path.exists(folder / "server.pem"):
         raise ConfigError(f"{folder} holds an authority already; renew its server certificate, or give another folder")
     now = datetime.now(UTC)
@@ -109,18 +107,13 @@ def renew_server_certificate(folder: Path, host: str, now: datetime | None = Non
     now = now or datetime.now(UTC)
     key, authority = _read_authority(folder)
     permitted = _permitted(authority)
+    end = authority.not_valid_after_utc
+    defect = f"the authority in {folder} ended on {end:%Y-%m-%d};" if now >= end else ""
     if not any(_covers(base, names[0]) for base in permitted):
         covered = ", ".join(sorted(str(base.value).split("/")[0] for base in permitted))
-        raise ConfigError(
-            f"the ca.pem that sites hold is good for {covered} only, not for {host}; keep one of these, or create a new "
-            "authority in another folder and give its ca.pem to every site"
-        )
-    end = authority.not_valid_after_utc
-    if now >= end:
-        raise ConfigError(
-            f"the authority in {folder} ended on {end:%Y-%m-%d}; create a new one in another folder and give its ca.pem to "
-            "every site"
-        )
+        defect = f"the ca.pem that sites hold is good for {covered} only, not for {host}; keep one of these, or"
+    if defect:
+        raise ConfigError(f"{defect} create a new authority in another folder and give its ca.pem to every site")
     if os.path.exists(folder / "server.pem"):
         old = _read_server(folder, authority)
         same = set(old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) == set(names)
@@ -162,21 +155,20 @@ def _names(host: str) -> list[_Name]:
 
 
 def _public_name(host: str) -> _Name:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        # isascii first: lower() turns the Kelvin sign into a plain k.
-        if host.isascii() and _DNS_NAME.fullmatch(host.lower()):
-            return x509.DNSName(host.lower())
-    else:
-        if address.is_unspecified or address.is_multicast:
-            raise ConfigError(f"{host} is no address of one machine; give the name or address by which sites reach it")
-        if "%" not in host:
-            return x509.IPAddress(address)
-    raise ConfigError(
+    mend = (
         f"{host!r} is no host name or IP address; give it as in casam.hospital.org, 192.0.2.7 or 2001:db8::7, without "
         "scheme, port, path, brackets, spaces or wildcard, and letters beyond a-z in punycode (xn--...)"
     )
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        if not (address.is_unspecified or address.is_multicast or "%" in host):
+            return x509.IPAddress(address)
+        if "%" not in host:
+            mend = f"{host} is no address of one machine; give the name or address by which sites reach it"
+    # isascii first: lower() turns the Kelvin sign into a plain k.
+    if host.isascii() and _DNS_NAME.fullmatch(host.lower()):
+        return x509.DNSName(host.lower())
+    raise ConfigError(mend)
 
 
 def _subject(federation: str) -> x509.Name:
@@ -310,20 +302,18 @@ def _read_certificate(
 
 
 def _read_key(path: Path, mend: str, owner: x509.Certificate | None = None) -> ec.EllipticCurvePrivateKey:
-    try:
+    defect = "is damaged or encrypted"
+    with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
         key = load_pem_private_key(_read(path, mend), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise StorageError(f"the private key in {path} is damaged or encrypted; {mend}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or (owner and key.public_key() != owner.public_key()):
-        raise StorageError(f"the private key in {path} is not the one of its certificate; {mend}")
-    return key
+        if isinstance(key, ec.EllipticCurvePrivateKey) and (owner is None or key.public_key() == owner.public_key()):
+            return key
+        defect = "is not the one of its certificate"
+    raise StorageError(f"the private key in {path} {defect}; {mend}")
 
 
 def _read(path: Path, mend: str) -> bytes:
     try:
-        return path.read_bytes()
+        with as_storage_error("read", path, "let this user read the files of the authority"):
+            return path.read_bytes()
     except FileNotFoundError as error:
         raise StorageError(f"{path} is missing; {mend}") from error
-    except OSError as error:
-        reason = reason_of(error)
-        raise StorageError(f"cannot read {path}: {reason}; let this user read the files of the authority") from error

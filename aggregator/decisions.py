@@ -20,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aggregator.admission import Decision, EnrolledSite, Limits, Standing, examine
+from aggregator.admission import AdmissionLimits, Decision, EnrolledSite, Standing, examine
 from aggregator.home import Home
+from aggregator.kept_neighbours import keep_neighbours, neighbours_of
 from aggregator.ledger import Ledger
 from aggregator.sites import read_sites
 from casam_fed.bank.layer_bank import LayerBank
@@ -32,15 +33,14 @@ from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
 from casam_fed.host.locks import only_one
-from casam_fed.routing.state import router_state_from
 from casam_fed.wire.exchange import Reason, Receipt
 
-__all__ = ["Decisions", "Record"]
+__all__ = ["DecisionRecord", "Decisions"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Record:
-    """One decision.
+class DecisionRecord:
+    """What was decided about one release of a site.
 
     Attributes:
         digest, site, task: of the release; `task` is empty where it could not be read.
@@ -97,23 +97,20 @@ class Decisions:
             return None
         return self._told(self.record(site, outbox[-1]))
 
-    def record(self, site: str, digest: str) -> Record:
+    def record(self, site: str, digest: str) -> DecisionRecord:
         """Return a decision.
 
         Raises:
             BankError: there is none, or its file is damaged.
         """
         path = self._path(site, digest)
-        try:
-            with as_storage_error("read", path):
-                record: Record = TypeAdapter(Record).validate_json(path.read_bytes())
-        except (ValidationError, FileNotFoundError) as error:
-            raise _damaged(path) from error
+        with _own_file(path):
+            record: DecisionRecord = TypeAdapter(DecisionRecord).validate_json(path.read_bytes())
         if (record.site, record.digest) != (site, digest):
             raise _damaged(path)
         return record
 
-    def records(self) -> list[Record]:
+    def records(self) -> list[DecisionRecord]:
         """Return all decisions, the oldest first.
 
         Raises:
@@ -146,9 +143,13 @@ class Decisions:
         if decision.entry is not None:
             return decision.entry.sequence
         if decision.outcome == "admitted":
-            return bank.admit(
-                parse(data), record=lambda entry: self.ledger.admitted(entry, envelope, code, "rule")
-            ).sequence
+            assert decision.release is not None
+            assert decision.meeting is not None
+            entry = bank.admit(
+                decision.release, record=lambda entry: self.ledger.admitted(entry, envelope, code, "rule")
+            )
+            keep_neighbours(decision.meeting.after(), bank, self.home.kept)
+            return entry.sequence
         digest = sha256_bytes(data)
         if decision.outcome == "quarantined":
             write_atomically(self._quarantined(site, digest), data)
@@ -166,7 +167,7 @@ class Decisions:
         with self._alone():
             return self.ledger.open_bank(), self.ledger.log().size
 
-    def accept(self, task: str, site: str | None = None) -> Record:
+    def accept(self, task: str, site: str | None = None) -> DecisionRecord:
         """Admit a quarantined release, the newest of its site, because a person has looked at it.
 
         Args:
@@ -180,22 +181,23 @@ class Decisions:
         with self._alone():
             return self._accept(task, site)
 
-    def _accept(self, task: str, site: str | None) -> Record:
+    def _accept(self, task: str, site: str | None) -> DecisionRecord:
         waiting = [
             record
             for record in self.records()
             if record.outcome == "quarantined" and record.task == task and site in (None, record.site)
         ]
-        if not waiting:
+        if len(owners := sorted({record.site for record in waiting})) != 1:
             raise BankError(
-                f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
+                f"releases of task {task} wait from {', '.join(owners)}; choose one with --site"
+                if owners
+                else f"no release of task {task} is in quarantine; casam-aggregator bank list shows those that are"
             )
-        if len(owners := sorted({record.site for record in waiting})) > 1:
-            raise BankError(f"releases of task {task} wait from {', '.join(owners)}; choose one with --site")
         old = waiting[-1]
         release = self.quarantined(old)
         bank = self.ledger.open_bank()
-        _check_free(release, bank.snapshot().entries)
+        if obstacle := _obstacle(release, bank.snapshot().entries):
+            raise BankError(obstacle)
         statement = old.statement.encode("ascii")
         sequence = bank.admit(
             release, record=lambda entry: self.ledger.admitted(entry, statement, old.code, "person")
@@ -217,7 +219,7 @@ class Decisions:
         with self._alone():
             return self.ledger.open_bank().retire(task, record=lambda entry: self.ledger.retired(entry, reason))
 
-    def quarantined(self, record: Record) -> Release:
+    def quarantined(self, record: DecisionRecord) -> Release:
         """Return a release that waits for a person, checked once more.
 
         Raises:
@@ -245,7 +247,7 @@ class Decisions:
         with only_one(self.home.path / "decisions.lock"):
             yield
 
-    def _told(self, record: Record) -> Receipt:
+    def _told(self, record: DecisionRecord) -> Receipt:
         entries = [entry for entry in read_snapshot(self.home.bank).entries if entry.digest == record.digest]
         if record.outcome == "admitted" and entries and all(entry.status == "retired" for entry in entries):
             reason = f"the release is entry {entries[0].sequence}, which was retired; another seed makes a new one"
@@ -254,17 +256,19 @@ class Decisions:
 
     def _standing(self, bank: LayerBank) -> Standing:
         config = self.home.config
+        with _own_file(self.home.app):
+            app = sha256_file(self.home.app)
         return Standing(
             federation=config.federation,
-            app=_digest_of(self.home.app),
+            app=app,
             backbone=bank.snapshot().backbone,
             backbone_digest=bank.snapshot().backbone_digest,
             background=bank.background,
             probes=_probes(self.home.probes),
             sites=_enrolled(self.home.sites),
             entries=bank.snapshot().entries,
-            routers={entry.task: router_state_from(bank.load(entry.task).router) for entry in bank.entries()},
-            limits=Limits(images=config.minimum_images),
+            neighbours=lambda: neighbours_of(bank, self.home.kept),
+            limits=AdmissionLimits(images=config.minimum_images),
         )
 
     def _path(self, site: str, digest: str) -> Path:
@@ -273,14 +277,14 @@ class Decisions:
     def _quarantined(self, site: str, digest: str) -> Path:
         return self.home.quarantine / site / f"{digest}.safetensors"
 
-    def _write(self, record: Record) -> None:
-        plain: Any = TypeAdapter(Record).dump_python(record, mode="json")
+    def _write(self, record: DecisionRecord) -> None:
+        plain: Any = TypeAdapter(DecisionRecord).dump_python(record, mode="json")
         write_atomically(self._path(record.site, record.digest), json.dumps(plain, indent=1).encode())
 
 
-def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequence: int | None) -> Record:
+def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequence: int | None) -> DecisionRecord:
     statement = decision.statement
-    return Record(
+    return DecisionRecord(
         digest=digest,
         site=site,
         task=statement.task if statement else "",
@@ -298,35 +302,31 @@ def _damaged(path: Path) -> BankError:
     return BankError(f"{path} is missing or damaged; restore it from a copy")
 
 
-def _digest_of(path: Path) -> str:
+@contextlib.contextmanager
+def _own_file(path: Path) -> Iterator[None]:
+    """Read a file that the aggregator has written."""
     try:
         with as_storage_error("read", path):
-            return sha256_file(path)
-    except FileNotFoundError as error:
+            yield
+    except (ValidationError, SafetensorError, FileNotFoundError) as error:
         raise _damaged(path) from error
 
 
 def _probes(path: Path) -> dict[str, Tensor]:
-    try:
-        with as_storage_error("read", path):
-            probes: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise _damaged(path) from error
+    with _own_file(path):
+        probes: dict[str, Tensor] = load_file(path)
     return probes
 
 
-def _check_free(release: Release, entries: Sequence[Entry]) -> None:
-    """Check what admission has checked already: the bank may have changed since.
-
-    Raises:
-        BankError: the release was retired, or its task is somebody's.
-    """
+def _obstacle(release: Release, entries: Sequence[Entry]) -> str:
+    """Return why a release can no longer be admitted, or "": the bank may have changed since it was examined."""
     for entry in entries:
         same = entry.digest == release.digest
         if same and entry.status == "retired":
-            raise BankError(f"this release is entry {entry.sequence}, which was retired; another seed makes a new one")
+            return f"this release is entry {entry.sequence}, which was retired; another seed makes a new one"
         if entry.status == "active" and not same and entry.task.casefold() == release.card.task.casefold():
-            raise BankError(f"task {entry.task} of {entry.site} has another release in force; retire that first")
+            return f"task {entry.task} of {entry.site} has another release in force; retire that first"
+    return ""
 
 
 def _enrolled(folder: Path) -> Mapping[str, EnrolledSite]:

@@ -85,15 +85,18 @@ def _about_backbone(name: str, device: str) -> tuple[str, Background, Mapping[st
 def _taken_back(path: Path) -> Iterator[None]:
     """Remove what was made in `path`, which was empty or absent, if anything fails."""
     was_there = path.exists()
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_remove, path, itself=not was_there)
         yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            for made in path.iterdir():
-                shutil.rmtree(made) if made.is_dir() else made.unlink()
-            if not was_there:
-                path.rmdir()
-        raise
+        undo.pop_all()
+
+
+def _remove(path: Path, *, itself: bool) -> None:
+    with contextlib.suppress(OSError):
+        for made in path.iterdir():
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+        if itself:
+            path.rmdir()
 
 
 def _settings(config: AggregatorConfig) -> bytes:

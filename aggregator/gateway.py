@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -28,11 +28,11 @@ from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from aggregator.gateway_bounds import Budget, Limits, Pace, Quota, RefusalLog
+from aggregator.gateway_bounds import Budget, GatewayLimits, Pace, Quota, RefusalLog
 from casam_fed.errors import ConfigError
 from casam_fed.host.files import reason_of
 
-__all__ = ["Limits", "main", "make_gateway", "serve"]
+__all__ = ["GatewayLimits", "main", "make_gateway", "serve"]
 
 T = TypeVar("T")
 _Header = tuple[bytes, bytes]
@@ -84,11 +84,12 @@ _refusals = RefusalLog()
 class _Gateway:
     """The ASGI application behind the port.
 
-    Bodies are read whole before the SuperLink hears of them, in memory that `Limits` bounds: a client that sends slowly or
-    stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are streamed.
+    Bodies are read whole before the SuperLink hears of them, in memory that `GatewayLimits` bounds: a client that sends
+    slowly or stops half way costs the SuperLink no connection, and it never sees a part of a refused body. Responses are
+    streamed.
     """
 
-    def __init__(self, client: httpx.AsyncClient, limits: Limits) -> None:
+    def __init__(self, client: httpx.AsyncClient, limits: GatewayLimits) -> None:
         self._client, self._limits = client, limits
         self._budget = Budget(limits.total_bytes)
         self._quota = Quota(limits)
@@ -153,11 +154,8 @@ class _Gateway:
         )
         try:
             response = await self._client.send(request, stream=True)
-        except httpx.ReadTimeout as error:
-            raise _Refusal(504, "The SuperLink did not answer in time; try again.", "SuperLink too slow") from error
         except httpx.TransportError as error:
-            reason = f"SuperLink not reachable ({type(error).__name__})"
-            raise _Refusal(503, "The SuperLink is not reachable; try again.", reason, retry_s=5) from error
+            raise _no_answer(error) from error
         if response.status_code < 400 and len(body) > _FREE_BYTES:
             self._quota.take(_key(scope), len(body))
         try:
@@ -177,16 +175,14 @@ class _Gateway:
         await pace.wait(send({"type": "http.response.body", "body": b"", "more_body": False}))
 
 
-def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
+def make_gateway(upstream: str, ca: Path, limits: GatewayLimits) -> Starlette:
     """Return the gateway to the SuperLink at `upstream`, HOST:PORT, whose certificate must be signed by `ca`.
 
     Raises:
         ConfigError: the CA's certificate cannot be read.
     """
-    try:
+    with _as_config_error(f"cannot read the CA certificate {ca}", "give a PEM file"):
         context = ssl.create_default_context(cafile=ca)
-    except OSError as error:
-        raise ConfigError(f"cannot read the CA certificate {ca}: {reason_of(error)}; give a PEM file") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     client = httpx.AsyncClient(
         base_url=f"https://{upstream}",
@@ -213,7 +209,7 @@ def make_gateway(upstream: str, ca: Path, limits: Limits) -> Starlette:
     return app
 
 
-def serve(listen: str, upstream: str, ca: Path, certificate: Path, key: Path, limits: Limits) -> None:
+def serve(listen: str, upstream: str, ca: Path, certificate: Path, key: Path, limits: GatewayLimits) -> None:
     """Run the gateway until SIGTERM or SIGINT.
 
     Raises:
@@ -257,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--key", required=True, type=Path, help="its private key (PEM, no passphrase)")
     given = parser.parse_args(arguments)
     try:
-        serve(given.listen, given.upstream, given.ca, given.certificate, given.key, Limits())
+        serve(given.listen, given.upstream, given.ca, given.certificate, given.key, GatewayLimits())
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
@@ -267,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 class _GuardedProtocol(H11Protocol):
     """uvicorn's protocol with what it lacks: limits on connections and on the time that a request's head may take."""
 
-    def __init__(self, *arguments: Any, limits: Limits, **named: Any) -> None:
+    def __init__(self, *arguments: Any, limits: GatewayLimits, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._limits = limits
         self._head_timer: asyncio.TimerHandle | None = None
@@ -339,48 +335,59 @@ def _target(scope: Scope) -> bytes:
 
 def _key(scope: Scope) -> bytes:
     """Return the public key that a request says it is signed with; the SuperLink checks it."""
-    return dict(scope["headers"]).get(b"flwr-public-key", b"")
+    return _headers(scope).get(b"flwr-public-key", b"")
 
 
-def _forbidden(reason: str) -> _Refusal:
-    return _Refusal(403, "Only the fleet API of the SuperLink is served here.", reason)
+def _no_answer(error: httpx.TransportError) -> _Refusal:
+    if isinstance(error, httpx.ReadTimeout):
+        return _Refusal(504, "The SuperLink did not answer in time; try again.", "SuperLink too slow")
+    reason = f"SuperLink not reachable ({type(error).__name__})"
+    return _Refusal(503, "The SuperLink is not reachable; try again.", reason, retry_s=5)
 
 
-def _too_large(limits: Limits, reason: str) -> _Refusal:
+def _headers(scope: Scope) -> dict[bytes, bytes]:
+    return dict(scope["headers"])
+
+
+def _too_large(limits: GatewayLimits, reason: str) -> _Refusal:
     return _Refusal(413, f"A body of more than {limits.body_bytes:,} bytes is not accepted.", reason)
 
 
-def _expected_size(scope: Scope, limits: Limits) -> int:
+def _expected_size(scope: Scope, limits: GatewayLimits) -> int:
     """Check everything that is known before the body, and return how many bytes the body may need.
 
     Raises:
         _Refusal: the request is not one that a SuperNode sends.
     """
-    path, method, headers = scope["raw_path"], scope["method"], scope["headers"]
-    if not (path == _HEALTH_PATH or _FLEET_PATH.fullmatch(path)):
-        raise _forbidden("path not on the list")
-    if scope["query_string"]:
-        raise _forbidden("query string")
-    if method != ("GET" if path == _HEALTH_PATH else "POST"):
-        raise _forbidden("method not on the list")
-    names = [name for name, _ in headers]
-    if b"upgrade" in names:
-        raise _forbidden("upgrade")
-    if any(names.count(name) > 1 for name in (*_REQUEST_HEADERS, b"host", b"content-length", b"transfer-encoding")):
-        raise _forbidden("header given twice")
-    values = dict(headers)
-    if b"content-length" in values and b"transfer-encoding" in values:
-        # Two lengths for one body are how requests are smuggled past a gateway (RFC 9112, section 6.3).
-        raise _forbidden("two lengths")
+    if reason := _not_on_the_list(scope):
+        raise _Refusal(403, "Only the fleet API of the SuperLink is served here.", reason)
+    values = _headers(scope)
     if b"transfer-encoding" in values:
-        size = limits.body_bytes
-    elif (size := int(values.get(b"content-length", b"0"))) > limits.body_bytes:
+        return limits.body_bytes
+    size = int(values.get(b"content-length", b"0"))
+    if size > limits.body_bytes:
         raise _too_large(limits, f"announced {size} bytes")
-    if method == "GET" and size:
-        raise _forbidden("body on a GET")
-    if method == "POST" and values.get(b"content-type") != _MEDIA_TYPE:
-        raise _forbidden("media type not on the list")
     return size
+
+
+def _not_on_the_list(scope: Scope) -> str:
+    """Return in what a request differs from those that a SuperNode sends, or ""."""
+    path, method, values = scope["raw_path"], scope["method"], _headers(scope)
+    names = [name for name, _ in scope["headers"]]
+    once = (*_REQUEST_HEADERS, b"host", b"content-length", b"transfer-encoding")
+    defects = {
+        "path not on the list": not (path == _HEALTH_PATH or _FLEET_PATH.fullmatch(path)),
+        "query string": bool(scope["query_string"]),
+        "method not on the list": method != ("GET" if path == _HEALTH_PATH else "POST"),
+        "upgrade": b"upgrade" in names,
+        "header given twice": any(names.count(name) > 1 for name in once),
+        # Two lengths for one body are how requests are smuggled past a gateway (RFC 9112, section 6.3).
+        "two lengths": b"content-length" in values and b"transfer-encoding" in values,
+        "body on a GET": method == "GET"
+        and (b"transfer-encoding" in values or values.get(b"content-length", b"0").strip(b"0") != b""),
+        "media type not on the list": method == "POST" and values.get(b"content-type") != _MEDIA_TYPE,
+    }
+    return next((reason for reason, found in defects.items() if found), "")
 
 
 async def _answer(refusal: _Refusal, receive: Receive, send: Send, linger_s: float) -> None:
@@ -440,14 +447,10 @@ async def _chunks(body: memoryview) -> AsyncIterator[bytes]:
 def _server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
+    what = f"cannot use the certificate {certificate} with the key {key}"
+    with _as_config_error(what, "give a PEM certificate and its key without passphrase"):
         # Without a password OpenSSL would ask the terminal for that of an encrypted key, and wait.
         context.load_cert_chain(certificate, key, password="")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot use the certificate {certificate} with the key {key}: {reason_of(error)}; "
-            "give a PEM certificate and its key without passphrase"
-        ) from error
     return context
 
 
@@ -455,20 +458,26 @@ def _bind(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"cannot listen on '{listen}'; give --listen as HOST:PORT, such as 0.0.0.0:9092")
-    try:
+    mend = "end the program that uses the port or give another --listen"
+    with _as_config_error(f"cannot listen on port {port} of {host}", mend), contextlib.ExitStack() as stack:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        with contextlib.ExitStack() as stack:
-            bound = stack.enter_context(socket.socket(family, kind, protocol))
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            # From here on clients queue, also before uvicorn is ready.
-            bound.listen(2048)
-            stack.pop_all()
-    except OSError as error:
-        mend = "end the program that uses the port or give another --listen"
-        raise ConfigError(f"cannot listen on port {port} of {host}: {reason_of(error)}; {mend}") from error
+        bound = stack.enter_context(socket.socket(family, kind, protocol))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        # From here on clients queue, also before uvicorn is ready.
+        bound.listen(2048)
+        stack.pop_all()
     return bound
+
+
+@contextlib.contextmanager
+def _as_config_error(what: str, mend: str) -> Iterator[None]:
+    """Say what of the command line cannot be used, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: {reason_of(error)}; {mend}") from error
 
 
 def _allow_open_files(wanted: int) -> None:

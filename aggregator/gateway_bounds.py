@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Budget", "Limits", "Pace", "Quota", "RefusalLog"]
+__all__ = ["Budget", "GatewayLimits", "Pace", "Quota", "RefusalLog"]
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ _SHOWN_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
-class Limits:
+class GatewayLimits:
     """How much one client, and all of them together, may take.
 
     A SuperNode's largest request is one chunk of an array, 5 MiB (FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE) and a few hundred
@@ -92,13 +92,12 @@ class Budget:
         granted = asyncio.get_running_loop().create_future()
         self._waiting.append((size, granted))
         self._give(0)
-        try:
+        with contextlib.ExitStack() as undo:
+            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
+            undo.callback(lambda: self._give(size if granted.done() and not granted.cancelled() else 0))
             async with asyncio.timeout(patience_s):
                 await granted
-        except BaseException:
-            # The grant may have come in the same turn of the loop as the end of patience. If not, others wait behind us.
-            self._give(size if granted.done() and not granted.cancelled() else 0)
-            raise
+            undo.pop_all()
 
     def _give(self, size: int) -> None:
         self._free += size
@@ -115,7 +114,7 @@ class Budget:
 class Quota:
     """How much each key may still send: full at first, and refilled at a steady rate."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._most, self._rate = limits.site_bytes, limits.site_bytes_per_s
         self._left: dict[bytes, tuple[float, float]] = {}
 
@@ -135,7 +134,7 @@ class Quota:
 class Pace:
     """Time that a client may let us wait: it starts with `stall_s` and earns more only by moving bytes."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._limits, self._credit = limits, limits.stall_s
 
     async def wait(self, step: Awaitable[T]) -> T:

@@ -10,6 +10,7 @@ sites/            one file per enrolled hospital
 admissions/       what was decided about each release, and why
 quarantine/       releases that wait for a person
 reports/          aggregate scores by bank and site
+kept/             what log and bank lead to, so that neither is read again for each decision; made anew where it is missing
 flower/           Flower's own state
 logs/             one file per process
 """
@@ -61,13 +62,16 @@ class AggregatorConfig:
         Raises:
             ConfigError: a port that does not exist, or one for two servers.
         """
-        for key in ("address", "listen"):
-            if host_and_port(getattr(self, key))[1] > 65535:
-                raise ConfigError(f"'{key}' cannot be {getattr(self, key)!r}: ports end at 65535; mend that value")
+        defects = [
+            f"'{key}' cannot be {value!r}: ports end at 65535; mend that value"
+            for key, value in (("address", self.address), ("listen", self.listen))
+            if host_and_port(value)[1] > 65535
+        ]
         if host_and_port(self.listen)[1] == self.superlink_port:
-            raise ConfigError(
-                f"'listen' and 'superlink_port' cannot both have port {self.superlink_port}; give another superlink_port"
-            )
+            port = self.superlink_port
+            defects.append(f"'listen' and 'superlink_port' cannot both have port {port}; give another superlink_port")
+        if defects:
+            raise ConfigError(defects[0])
 
 
 class Home:
@@ -144,6 +148,11 @@ class Home:
     def quarantine(self) -> Path:
         """Releases that wait for a person."""
         return self.path / "quarantine"
+
+    @property
+    def kept(self) -> Path:
+        """What log and bank lead to; it may be deleted."""
+        return self.path / "kept"
 
     @property
     def reports(self) -> Path:

@@ -2,29 +2,39 @@
 
 The log is the truth; the bank's snapshot follows from it. Who changes the bank writes the event first; `open_bank` brings
 a snapshot that a crash has left behind in line before anything else happens.
+
+    kept/snapshot.json   the snapshot that a checkpoint of the log led to, signed: only later events are read for the next
+
+What is kept counts only if the aggregator's key has signed it and its checkpoint is one of this log's history.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from aggregator.home import Home
 from aggregator.sites import read_sites
 from casam_fed import __version__
+from casam_fed.audit.dsse import seal, unseal
 from casam_fed.audit.event import Event, bank_origin
 from casam_fed.audit.event_log import append_event, begin_log, events_of, open_log
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.merkle import in_memory, leaf_hash, tree_root
-from casam_fed.audit.note import Checkpoint, sign_checkpoint
+from casam_fed.audit.note import Checkpoint, is_before, sign_checkpoint
 from casam_fed.audit.tile_layout import bundle_bytes, bundle_of
 from casam_fed.audit.tiles import Log
 from casam_fed.bank.bank_log import snapshot_of
 from casam_fed.bank.snapshot import Entry, Snapshot
-from casam_fed.errors import LogError
-from casam_fed.host.files import keep_by_digest
+from casam_fed.canonical import canonical_json
+from casam_fed.errors import CasamError, LogError, StorageError
+from casam_fed.forms import STRICT, Digest
+from casam_fed.host.files import as_storage_error, keep_by_digest, write_atomically
 
 if TYPE_CHECKING:
     from casam_fed.bank.layer_bank import LayerBank
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Ledger", "Tail", "begin_ledger"]
 
 _TAIL_BYTES = 8 << 20
+_REACHED = "application/vnd.casam-fed.reached+json"
 
 
 def begin_ledger(folder: Path, federation: str, key: Ed25519PrivateKey, app: str, snapshot: Snapshot) -> None:
@@ -67,6 +78,16 @@ class Tail:
     bundle: bytes
     size: int
     is_last: bool
+
+
+@pydantic_dataclass(frozen=True, config=STRICT)
+class _Reached:
+    """Where the log had come to: origin, size and root of its checkpoint, and the text of the snapshot it led to."""
+
+    log: str
+    size: int
+    root: Digest
+    snapshot: str
 
 
 class Ledger:
@@ -117,12 +138,48 @@ class Ledger:
         return Tail(note.data.decode(), bundle_of(sent), reached, reached == end)
 
     def snapshot(self) -> Snapshot:
-        """Return the snapshot that the log leads to.
+        """Return the snapshot that the log leads to, all of its events read.
 
         Raises:
             BankError, LogError, SignatureError: the log contradicts itself or is damaged.
         """
         return snapshot_of(self.events())
+
+    def _snapshot_now(self) -> Snapshot:
+        """Return the snapshot that the log leads to, only those events read that came since it was kept."""
+        log = self.log()
+        size, before = self._kept_snapshot(log)
+        if before is not None and size == log.size:
+            return before
+        snapshot = snapshot_of(events_of(log, self._key.public_key(), "the bank log", size), before)
+        reached = {
+            "log": log.checkpoint.origin,
+            "size": log.size,
+            "root": log.checkpoint.root.hex(),
+            "snapshot": snapshot.data.decode("ascii"),
+        }
+        # What cannot be kept is read again.
+        with contextlib.suppress(StorageError):
+            sealed = seal(_REACHED, canonical_json(reached).encode("ascii"), self._key)
+            write_atomically(self._kept_file, sealed, private=True)
+        return snapshot
+
+    def _kept_snapshot(self, log: Log) -> tuple[int, Snapshot | None]:
+        """Return the size of the log that led to the snapshot that is kept, and it; (0, None) where none fits this log."""
+        public = self._key.public_key()
+        with contextlib.suppress(CasamError, ValidationError, FileNotFoundError):
+            with as_storage_error("read", self._kept_file):
+                sealed = self._kept_file.read_bytes()
+            payload = unseal(sealed, _REACHED, {fingerprint(public): public}, str(self._kept_file))
+            reached: _Reached = TypeAdapter(_Reached).validate_json(payload)
+            checkpoint = Checkpoint(reached.log, reached.size, bytes.fromhex(reached.root))
+            if is_before(checkpoint, log.checkpoint, log.hash_at):
+                return reached.size, Snapshot.parse(reached.snapshot.encode("ascii"))
+        return 0, None
+
+    @property
+    def _kept_file(self) -> Path:
+        return self.home.kept / "snapshot.json"
 
     def check_whole(self) -> int:
         """Read all entries, check that they are those of the checkpoint, and return how many they are.
@@ -147,7 +204,7 @@ class Ledger:
         """
         from casam_fed.bank.layer_bank import LayerBank
 
-        return LayerBank.restore(self.home.bank, self.snapshot())
+        return LayerBank.restore(self.home.bank, self._snapshot_now())
 
     def admitted(self, entry: Entry, statement: bytes, code: str, by: str) -> int:
         """Log that a release became an entry, by "rule" or by a "person"; return the index in the log."""

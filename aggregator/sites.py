@@ -4,8 +4,11 @@ The file is the truth. A running aggregator brings Flower's list of nodes in lin
 works whether it runs or not, and a crash in between is made good by the next look.
 """
 
+import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,12 +35,12 @@ class KeyPair:
     since: str
     ended: str = ""
 
-    @property
+    @cached_property
     def public(self) -> Ed25519PublicKey:
         """The signing key."""
         return public_key(self.signing_key, "an enrolled site")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Its fingerprint."""
         return fingerprint(self.public)
@@ -55,6 +58,9 @@ class SiteRecord:
     def current(self) -> KeyPair | None:
         """The keys in force; None once the site was revoked."""
         return self.keys[-1] if not self.keys[-1].ended else None
+
+
+_RECORD = TypeAdapter(SiteRecord)
 
 
 def read_sites(folder: Path) -> dict[str, SiteRecord]:
@@ -85,18 +91,8 @@ def enrol(folder: Path, request: EnrolmentRequest) -> SiteRecord:
     known = records.get(request.site)
     if known and known.current and (known.current.signing_key, known.current.node_key) == _pems(request):
         return known
-    if known and known.current is None:
-        raise EnrolmentError(
-            f"site {request.site} was shut out; let it make new keys (casam-site rotate), then use casam-aggregator rotate"
-        )
-    if known:
-        raise EnrolmentError(
-            f"site {request.site} is enrolled with other keys; use casam-aggregator rotate if it has new ones"
-        )
-    for name in records:
-        # Names that differ by case alone would share a file on some systems.
-        if name.casefold() == request.site.casefold():
-            raise EnrolmentError(f"site {name} is enrolled already; let {request.site} take a name of its own")
+    if obstacle := _name_taken(records, request.site):
+        raise EnrolmentError(obstacle)
     return _with_keys(folder, records, SiteRecord(request.site, ()), request)
 
 
@@ -108,9 +104,7 @@ def rotate(folder: Path, request: EnrolmentRequest) -> SiteRecord:
         StorageError: the disk is full or cannot be written.
     """
     records = read_sites(folder)
-    known = records.get(request.site)
-    if known is None:
-        raise EnrolmentError(f"there is no site {request.site}; use casam-aggregator enroll")
+    known = _of(records, request.site)
     if known.current and (known.current.signing_key, known.current.node_key) == _pems(request):
         return known
     return _with_keys(folder, records, _ended(known), request)
@@ -123,32 +117,41 @@ def revoke(folder: Path, site: str) -> SiteRecord:
         EnrolmentError: no such site.
         StorageError: the disk is full or cannot be written.
     """
-    known = read_sites(folder).get(site)
-    if known is None:
-        raise EnrolmentError(f"there is no site {site}; casam-aggregator status lists them")
-    record = _ended(known)
+    record = _ended(_of(read_sites(folder), site))
     _write(folder, record)
     return record
 
 
 def _read(path: Path) -> SiteRecord:
-    try:
-        record: SiteRecord = TypeAdapter(SiteRecord).validate_json(path.read_bytes())
+    with contextlib.suppress(ValidationError, KeyFileError, OSError):
+        record: SiteRecord = _RECORD.validate_json(path.read_bytes())
         # A copy under another name would bring keys back that have ended; only the last pair may be in force.
-        sound = record.site == path.stem and bool(record.keys) and all(pair.ended for pair in record.keys[:-1])
-        for pair in record.keys:
-            _ = pair.fingerprint
-    except (ValidationError, KeyFileError, OSError) as error:
-        raise _damaged(path) from error
-    if not sound:
-        raise _damaged(path)
-    return record
-
-
-def _damaged(path: Path) -> EnrolmentError:
-    return EnrolmentError(
+        if record.site == path.stem and record.keys and all(pair.ended for pair in record.keys[:-1]):
+            for pair in record.keys:
+                _ = pair.fingerprint
+            return record
+    raise EnrolmentError(
         f"{path} is no record of that site; restore it from a copy, or move it away and enrol it again"
     )
+
+
+def _of(records: Mapping[str, SiteRecord], site: str) -> SiteRecord:
+    if site not in records:
+        raise EnrolmentError(
+            f"there is no site {site}; use casam-aggregator enroll to let it in; casam-aggregator status lists all"
+        )
+    return records[site]
+
+
+def _name_taken(records: Mapping[str, SiteRecord], site: str) -> str:
+    """Return why a site cannot be enrolled under its name, or ""."""
+    if site in records and records[site].current is None:
+        return f"site {site} was shut out; let it make new keys (casam-site rotate), then use casam-aggregator rotate"
+    if site in records:
+        return f"site {site} is enrolled with other keys; use casam-aggregator rotate if it has new ones"
+    # Names that differ by case alone would share a file on some systems.
+    alike = [name for name in records if name.casefold() == site.casefold()]
+    return f"site {alike[0]} is enrolled already; let {site} take a name of its own" if alike else ""
 
 
 def _with_keys(
@@ -171,7 +174,7 @@ def _ended(record: SiteRecord) -> SiteRecord:
 
 
 def _write(folder: Path, record: SiteRecord) -> None:
-    plain: Any = TypeAdapter(SiteRecord).dump_python(record, mode="json")
+    plain: Any = _RECORD.dump_python(record, mode="json")
     write_atomically(folder / f"{record.site}.json", json.dumps(plain, indent=1).encode())
 
 

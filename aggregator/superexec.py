@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     home = Home(parser.parse_args(arguments).folder)
     executor = _OneApp(sha256_file(home.app))
-    flower.get_executor = lambda *_arguments, **_options: executor
+    flower.get_executor = lambda *_arguments, **_options: executor  # type: ignore[attr-defined]
     flower.run_superexec(
         runtime_api_address=home.superlink_address,
         insecure=False,

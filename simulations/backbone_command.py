@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard, backbone_card
+from casam_fed.backbone.backbones import BACKBONES, BackboneCard, backbone_card
 from casam_fed.backbone.checkpoints import card_for_file, import_checkpoint, is_present, pull, verified_weights
 from casam_fed.errors import BackboneError, CasamError, DataError
 from casam_fed.host.files import sha256_file, write_atomically
@@ -24,7 +24,7 @@ def backbone() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """Show the backbones there are, and which of them are on this machine."""
-    rows = [_row(card) for card in CATALOGUE.values()]
+    rows = [_row(card) for card in BACKBONES.values()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -60,7 +60,7 @@ def pull_command(name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def import_command(file: Path) -> None:
     """Take an official SAM checkpoint that you already have; its digest says which one it is."""
-    card = card_for_file(file, [card for card in CATALOGUE.values() if card.url is not None])
+    card = card_for_file(file, [card for card in BACKBONES.values() if card.url is not None])
     click.echo(f"{card.name} is ready: {import_checkpoint(file, card)}")
 
 
@@ -68,7 +68,7 @@ def import_command(file: Path) -> None:
 @click.argument("name", required=False)
 def verify_command(name: str | None) -> None:
     """Check the digest of NAME, or of all backbones on this machine."""
-    cards = [backbone_card(name)] if name else [card for card in CATALOGUE.values() if is_present(card)]
+    cards = [backbone_card(name)] if name else [card for card in BACKBONES.values() if is_present(card)]
     failed = []
     for card in cards:
         try:

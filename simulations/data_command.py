@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tqdm import tqdm
 
+from casam_fed.config import from_mapping
+from casam_fed.data.check import CheckReport, as_text, check_dataset
+from casam_fed.data.dataset import DataBlock
 from casam_fed.data.public_datasets import DATASETS
 from casam_fed.errors import DataError
 from casam_fed.host.command_line import parsed_options
@@ -47,16 +51,14 @@ def check_command(root: Path, kind: str, options: tuple[str, ...], overlay: Path
 
     Exit code 1 when anything is wrong.
     """
-    from tqdm import tqdm
-
-    from casam_fed.config import from_mapping
-    from casam_fed.data.check import check_dataset
-    from casam_fed.data.check_text import CheckSheets, as_text
-    from casam_fed.data.dataset import DataBlock
-
     block = {"kind": kind, "path": str(root.absolute()), **parsed_options(options)}
     reader = from_mapping(DataBlock, {"data": block}, "the options").data.reader(Path())
-    sheets = CheckSheets(overlay) if overlay else None
+    sheets = None
+    if overlay:
+        # Whoever wants no picture does not wait for what paints it.
+        from casam_fed.data.contact_sheet import CheckSheets
+
+        sheets = CheckSheets(overlay)
     with tqdm(desc="reading", unit="image", leave=False, disable=None) as bar:
 
         def progress(_done: int, total: int) -> None:
@@ -87,7 +89,7 @@ def nine_command(out: Path, size: str, seed: int) -> None:
     write_nine(out, size, seed, click.echo)
 
 
-def _as_json(report: Any) -> dict[str, Any]:
+def _as_json(report: CheckReport) -> dict[str, Any]:
     record = asdict(report)
     record["sizes"] = [
         {"height": height, "width": width, "images": count} for (height, width), count in report.sizes.items()

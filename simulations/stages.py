@@ -14,7 +14,7 @@ from typing import Any
 from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
-from aggregator.decisions import Decisions, Record
+from aggregator.decisions import DecisionRecord, Decisions
 from aggregator.delivery import Result, Timing, deliver, evaluate
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import ExchangeError, SimulationError
@@ -127,7 +127,7 @@ def _release_of(home: SiteHome) -> str:
     return newest.digest
 
 
-def _decided(record: Record) -> dict[str, Any]:
+def _decided(record: DecisionRecord) -> dict[str, Any]:
     worst = OverlapTable.from_json(record.overlap).worst if record.overlap else None
     return {"outcome": record.outcome, "code": record.code, "overlap": worst._asdict() if worst else None}
 

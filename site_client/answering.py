@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from casam_fed.audit.announcement import RECEIPT, open_announcement
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.snapshot import Snapshot
 from casam_fed.errors import ExchangeError, WithheldError

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from casam_fed import __version__
 from casam_fed.audit.keys import fingerprint, load_private_key, private_pem, public_pem
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.config import MethodConfig, from_mapping, read_yaml
 from casam_fed.errors import BackboneError, ConfigError, EnrolmentError
 from casam_fed.host.files import as_storage_error, write_atomically

@@ -20,7 +20,7 @@ from casam_fed import __version__
 from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.bank.card import Card, bucketed
 from casam_fed.bank.layer_bank import LayerBank
-from casam_fed.bank.release import pack, parse
+from casam_fed.bank.release import pack
 from casam_fed.bank.snapshot import Snapshot
 from casam_fed.config import MethodConfig
 from casam_fed.data.dataset import Dataset, open_dataset
@@ -33,7 +33,7 @@ from casam_fed.method.task_data import TaskData, encode_task
 from casam_fed.method.training import Progress, train_alignment
 from casam_fed.routing.background import background_of
 from casam_fed.routing.pooling import pool
-from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
+from casam_fed.routing.state import RouterOptions, fit_routers
 from casam_fed.wire.exchange import StageReport, Submission
 from site_client.site_config import SiteConfig
 
@@ -110,15 +110,14 @@ class SiteWork:
             vae_sampled=self.method.vae_sampled,
         )
         routers, routing = _timed(lambda: fit_routers(features, data.patients, background, options))
-        release = pack(layer.state_dict(), router_tensors(routers), self._card(data))
-        digest = parse(release).digest
-        submission = Submission(digest, {"encode": encoding, "train": training, "route": routing})
+        release = pack(layer.state_dict(), routers, self._card(data))
+        submission = Submission(release.digest, {"encode": encoding, "train": training, "route": routing})
         about = {
             "counts": {"train": len(self.dataset.train), "test": len(self.dataset.test)},
             "notes": [*self.dataset.reader.notes, *self.dataset.notes, *data.notes, *routers.notes],
         }
         write_atomically(self.folder / "about.json", json.dumps(about).encode())
-        write_atomically(outbox / f"{digest}.safetensors", release)
+        write_atomically(outbox / f"{release.digest}.safetensors", release.data)
         write_atomically(record, json.dumps(asdict(submission)).encode())
         return submission
 

@@ -9,7 +9,7 @@ from PIL import Image
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.backbone.sam_modules import build_sam
 

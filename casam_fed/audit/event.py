@@ -1,8 +1,9 @@
 """What an entry of a log says: an in-toto Statement v1 (https://in-toto.io/Statement/v1), one event each, signed.
 
 Each event names its log, its place in it and the entry before, so that an entry fits nowhere else. Subjects are what it
-speaks of, by SHA-256; the facts of each kind of event stand in `FORMS`, explained in docs/reference/log-entry.md. No
-free text, so that nothing can be hidden in a log, and nothing private slips into one.
+speaks of, by SHA-256; the facts of each kind of event stand in `FORMS`, explained in docs/reference/log-entry.md, from
+which the JSON schema is generated too (`casam_fed.audit.schema`). No free text, so that nothing can be hidden in a log, and
+nothing private slips into one.
 """
 
 import json
@@ -21,11 +22,16 @@ from casam_fed.errors import NewerFormatError, SignatureError
 __all__ = [
     "EVENT_TYPE",
     "FORMS",
+    "HEAD",
     "MAX_ENTRY_BYTES",
+    "ORIGINS",
     "PAYLOAD_TYPE",
     "REASONS",
+    "STATEMENT_TYPE",
+    "SUBJECT",
     "Event",
     "Form",
+    "Value",
     "bank_origin",
     "open_event",
     "read_entry",
@@ -42,40 +48,83 @@ MAX_ENTRY_BYTES = 65_535
 REASONS = ("site-request", "consent-withdrawn", "wrong-data", "harmful", "superseded", "other")
 """Why an entry of the bank is retired."""
 
-_STATEMENT = "https://in-toto.io/Statement/v1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+
 _VERSIONED = re.compile(r"https://casam-fed\.github\.io/log-entry/v[0-9]{1,4}")
-_ORIGIN = re.compile(r"casam-fed/(site|bank)/[A-Za-z0-9][A-Za-z0-9._-]{0,62}/[0-9a-f]{12}")
 _MOST_OBJECTS = 512
 
-Fits = Callable[[Any], bool]
+
+@dataclass(frozen=True)
+class Value:
+    """What one value of an event may be.
+
+    Attributes:
+        fits: tells whether something is one.
+        schema: the same in JSON Schema 2020-12, as far as it can say it.
+        name: of its definition in the schema of entries; "" where it is used but once.
+    """
+
+    fits: Callable[[Any], bool]
+    schema: Mapping[str, Any]
+    name: str = ""
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """What stands for it in a schema in which everything with a name is defined."""
+        return {"$ref": f"#/$defs/{self.name}"} if self.name else dict(self.schema)
 
 
-def _text(form: re.Pattern[str]) -> Fits:
-    return lambda value: isinstance(value, str) and form.fullmatch(value) is not None
-
-
-def _choice(*choices: str) -> Fits:
-    return lambda value: isinstance(value, str) and value in choices
-
-
-def _number(value: Any) -> bool:
-    return type(value) is int and value in SIZES
-
-
-def _objects(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= _MOST_OBJECTS
-        and all(
-            isinstance(each, dict) and each.keys() == {"id", "bytes"} and _digest(each["id"]) and _number(each["bytes"])
-            for each in value
-        )
+def _text(pattern: str, name: str = "") -> Value:
+    form = re.compile(pattern)
+    return Value(
+        lambda value: isinstance(value, str) and form.fullmatch(value) is not None,
+        {"type": "string", "pattern": f"^{pattern}$"},
+        name,
     )
 
 
-_name, _digest, _origin = _text(NAME), _text(DIGEST), _text(_ORIGIN)
-_name_or_none = _text(re.compile(f"(?:{NAME.pattern})?"))
-_digest_or_none = _text(re.compile(f"(?:{DIGEST.pattern})?"))
+def _choice(*choices: str) -> Value:
+    return Value(lambda value: isinstance(value, str) and value in choices, {"enum": list(choices)})
+
+
+def _list_of(most: int, name: str, **fields: Value) -> Value:
+    def fits(value: Any) -> bool:
+        return (
+            isinstance(value, list)
+            and len(value) <= most
+            and all(isinstance(each, dict) and each.keys() == fields.keys() for each in value)
+            and all(field.fits(each[key]) for each in value for key, field in fields.items())
+        )
+
+    items = {
+        "type": "object",
+        "required": sorted(fields),
+        "additionalProperties": False,
+        "properties": {key: field.reference for key, field in fields.items()},
+    }
+    return Value(fits, {"type": "array", "maxItems": most, "items": items}, name)
+
+
+_name, _digest = _text(NAME.pattern, "name"), _text(DIGEST.pattern, "digest")
+_name_or_none = _text(f"({NAME.pattern})?", "nameOrNone")
+_digest_or_none = _text(f"({DIGEST.pattern})?", "digestOrNone")
+_number = Value(
+    lambda value: type(value) is int and value in SIZES,
+    {"type": "integer", "minimum": SIZES.start, "exclusiveMaximum": SIZES.stop},
+    "number",
+)
+# How many days a month has no pattern can say.
+_time = Value(is_time, _text("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z").schema, "time")
+_objects = _list_of(_MOST_OBJECTS, "objects", id=_digest, bytes=_number)
+
+HEAD: Mapping[str, Value] = MappingProxyType({"sequence": _number, "previous": _digest_or_none, "time": _time})
+"""What every event says beside the origin of its log and its kind."""
+SUBJECT = _digest
+"""By what an event names a subject: SHA-256."""
+ORIGINS: Mapping[str, Value] = MappingProxyType(
+    {log: _text(f"casam-fed/{log}/{NAME.pattern}/[0-9a-f]{{12}}") for log in ("site", "bank")}
+)
+"""Kind of log -> its names."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +132,15 @@ class Form:
     """What one kind of event consists of: roles of its subjects, those that may be absent, and its facts."""
 
     subjects: frozenset[str]
-    facts: Mapping[str, Fits]
+    facts: Mapping[str, Value]
     optional: frozenset[str] = field(default_factory=frozenset)
 
 
-def _form(subjects: str, optional: str = "", /, **facts: Fits) -> Form:
+def _form(subjects: str, optional: str = "", /, **facts: Value) -> Form:
     return Form(frozenset(subjects.split()), MappingProxyType(facts), frozenset(optional.split()))
 
 
-_DECIDED: dict[str, Fits] = {"site": _name, "task": _name, "size": _number, "code": _name}
+_DECIDED: dict[str, Value] = {"site": _name, "task": _name, "size": _number, "code": _name}
 
 FORMS: Mapping[str, Mapping[str, Form]] = MappingProxyType(
     {
@@ -245,7 +294,7 @@ def read_event(payload: bytes, owner: str) -> Event:
 def _payload(event: Event) -> bytes:
     head = {name: getattr(event, name) for name in ("log", "sequence", "previous", "time", "event")}
     content = {
-        "_type": _STATEMENT,
+        "_type": STATEMENT_TYPE,
         "subject": [{"name": role, "digest": {"sha256": event.subjects[role]}} for role in sorted(event.subjects)],
         "predicateType": EVENT_TYPE,
         "predicate": {**event.facts, **head},
@@ -254,25 +303,25 @@ def _payload(event: Event) -> bytes:
 
 
 def _check(event: Event, owner: str) -> None:
-    if not _origin(event.log):
+    log = next((kind for kind, origin in ORIGINS.items() if origin.fits(event.log)), "")
+    if not log:
         raise _wrong(owner, "log")
-    forms = FORMS[event.log.split("/")[1]]
+    forms = FORMS[log]
     if not isinstance(event.event, str) or event.event not in forms:
         raise _wrong(owner, "event")
     form = forms[event.event]
-    if (
-        not _number(event.sequence)
-        or not _digest_or_none(event.previous)
-        or (event.sequence == 0) == bool(event.previous)
-    ):
+    for name, value in HEAD.items():
+        if not value.fits(getattr(event, name)):
+            raise _wrong(owner, name)
+    if (event.sequence == 0) == bool(event.previous):
         raise _wrong(owner, "sequence")
-    if not is_time(event.time):
-        raise _wrong(owner, "time")
     roles = frozenset(event.subjects)
-    if not form.subjects <= roles <= form.subjects | form.optional or not all(map(_digest, event.subjects.values())):
+    if not form.subjects <= roles <= form.subjects | form.optional or not all(
+        map(SUBJECT.fits, event.subjects.values())
+    ):
         raise _wrong(owner, "subject")
     for name in event.facts.keys() | form.facts.keys():
-        if name not in form.facts or name not in event.facts or not form.facts[name](event.facts[name]):
+        if name not in form.facts or name not in event.facts or not form.facts[name].fits(event.facts[name]):
             raise _wrong(owner, name if name in form.facts else "predicate")
 
 

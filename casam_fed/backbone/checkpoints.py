@@ -14,9 +14,11 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from casam_fed.backbone.catalogue import BackboneCard
+from pydantic import BaseModel, ValidationError
+
+from casam_fed.backbone.backbones import BackboneCard
 from casam_fed.errors import BackboneError, StorageError
-from casam_fed.host.files import cache_dir, sha256_file, write_atomically
+from casam_fed.host.files import as_storage_error, cache_dir, sha256_file, write_atomically
 
 __all__ = ["background_path", "import_checkpoint", "is_present", "pull", "verified_weights"]
 
@@ -65,9 +67,7 @@ def import_checkpoint(file: Path, card: BackboneCard) -> Path:
         BackboneError: no such file, or its SHA-256 is not the pinned one; then nothing is unpickled.
         StorageError: the safetensors file could not be written.
     """
-    if not file.is_file():
-        raise BackboneError(f"no checkpoint at {file}; give the path of the official {card.name} .pth file")
-    found = sha256_file(file)
+    found = _digest(file)
     if found != card.sha256:
         raise BackboneError(
             f"{file} has SHA-256 {found}, but {card.name} is pinned to {card.sha256}; "
@@ -90,9 +90,7 @@ def card_for_file(file: Path, cards: list[BackboneCard]) -> BackboneCard:
     Raises:
         BackboneError: no such file, or none of the cards pins it.
     """
-    if not file.is_file():
-        raise BackboneError(f"no checkpoint at {file}; give the path of an official SAM .pth file")
-    found = sha256_file(file)
+    found = _digest(file)
     for card in cards:
         if card.sha256 == found:
             return card
@@ -116,14 +114,12 @@ def pull(card: BackboneCard, progress: Callable[[int, int], None]) -> Path:
     if card.url is None:
         raise BackboneError(f"backbone {card.name} ships with casam-fed; there is nothing to download")
     folder = weights_path(card).parent
-    try:
+    with as_storage_error("write under", folder, "free space or set CASAM_CACHE"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             file = Path(temporary) / "checkpoint.pth"
             _download(card, card.url, file, progress)
             return import_checkpoint(file, card)
-    except OSError as error:
-        raise StorageError(f"cannot write under {folder}: {error}; free space or set CASAM_CACHE") from error
 
 
 def _download(card: BackboneCard, url: str, file: Path, progress: Callable[[int, int], None]) -> None:
@@ -145,16 +141,31 @@ def _download(card: BackboneCard, url: str, file: Path, progress: Callable[[int,
         ) from error
 
 
+def _digest(file: Path) -> str:
+    if not file.is_file():
+        raise BackboneError(f"no checkpoint at {file}; give the path of an official SAM .pth file")
+    return sha256_file(file)
+
+
 def _record_path(weights: Path) -> Path:
     return weights.with_suffix(".json")
 
 
+class _Record(BaseModel):
+    """What is kept beside weights: from which checkpoint they were made, and their own digest."""
+
+    pth_sha256: str
+    safetensors_sha256: str
+
+
 def _recorded_digest(card: BackboneCard, path: Path) -> str:
-    mend = f"run `casam backbone pull {card.name}` again"
     try:
-        record = json.loads(_record_path(path).read_text())
-        if record["pth_sha256"] != card.sha256:
-            raise BackboneError(f"{path} was made from another checkpoint than the pinned one; {mend}")
-        return str(record["safetensors_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackboneError(f"{_record_path(path)} is missing or damaged; {mend}") from error
+        record = _Record.model_validate_json(_record_path(path).read_bytes())
+    except (OSError, ValidationError):
+        record = None
+    if record is None or record.pth_sha256 != card.sha256:
+        problem = f"{path} was made from another checkpoint than the pinned one"
+        if record is None:
+            problem = f"{_record_path(path)} is missing or damaged"
+        raise BackboneError(f"{problem}; run `casam backbone pull {card.name}` again")
+    return record.safetensors_sha256

@@ -30,8 +30,7 @@ class Prompts:
     points: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if (self.boxes is None) == (self.points is None):
-            raise ValueError("give boxes or points, and not both")
+        assert (self.boxes is None) != (self.points is None), "give boxes or points, and not both"
 
     def __len__(self) -> int:
         return int(self.image.shape[0])

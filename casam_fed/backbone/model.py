@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from casam_fed.backbone.catalogue import Geometry, backbone_card
+from casam_fed.backbone.backbones import Geometry, backbone_card
 from casam_fed.backbone.checkpoints import verified_weights
 from casam_fed.backbone.decoding import Prompts, decode_pairs
 from casam_fed.backbone.preparation import normalise
@@ -23,7 +23,7 @@ class Backbone:
     """A SAM that never learns: all weights frozen, always in eval mode (CA-SAM, arXiv 2511.17201, section 3).
 
     Attributes:
-        name: its name in the catalogue.
+        name: its name among `BACKBONES`.
         digest: SHA-256 that pins its weights.
         geometry: its sizes.
         device: where it computes; on cuda under bfloat16 autocast.
@@ -83,9 +83,9 @@ def choose_device(wish: str = "auto") -> torch.device:
         return torch.device(next(kind for kind, count in counts.items() if count))
     try:
         device = torch.device(wish)
-    except RuntimeError as error:
-        raise BackboneError(f"unknown device '{wish}'; choose auto, cuda, mps or cpu") from error
-    if device.type not in counts:
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in counts:
         raise BackboneError(f"unknown device '{wish}'; choose auto, cuda, mps or cpu")
     if (device.index or 0) >= counts[device.type]:
         raise BackboneError(f"device '{wish}' is not present on this machine; choose auto or cpu")
@@ -93,7 +93,7 @@ def choose_device(wish: str = "auto") -> torch.device:
 
 
 def load_backbone(name: str, device: str = "auto") -> Backbone:
-    """Load a backbone of the catalogue, its digest checked first.
+    """Load one of `BACKBONES`, its digest checked first.
 
     Raises:
         BackboneError: unknown name, weights absent, wrong digest, or tensors that do not fit the geometry.

@@ -12,7 +12,7 @@ from functools import partial
 
 from torch import nn
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.errors import BackboneError
 
 __all__ = ["Sam", "build_sam"]

@@ -74,13 +74,12 @@ def parse_card(text: str) -> Card:
         ReleaseError: not JSON, not exactly the fields of a card, out of range, or not in canonical form.
     """
     try:
-        card = TypeAdapter(Card).validate_json(text)
+        card: Card = TypeAdapter(Card).validate_json(text)
+        if card_json(card) == text:
+            return card
+        defect = "in canonical form"
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the top"
-        raise ReleaseError(
-            f"the release's card is not valid at {place}: {first['msg'].lower()}; make it again"
-        ) from error
-    if card_json(card) != text:
-        raise ReleaseError("the release's card is not in canonical form; make it with the same version of casam-fed")
-    return card
+        defect = f"valid at {place}: {first['msg'].lower()}"
+    raise ReleaseError(f"the release's card is not {defect}; make it again with the same version of casam-fed")

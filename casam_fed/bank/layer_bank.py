@@ -9,10 +9,14 @@ depends only on the releases and their order, on every platform.
 
 An aggregator's bank has a log, which is the truth (casam_fed.bank.bank_log): a change is recorded there after its objects
 and before the snapshot, and `LayerBank.restore` brings a snapshot that a crash has left behind in line with the log.
+
+A process keeps the releases that it has loaded, by their digests, up to a bound: what has the digest is what it was.
 """
 
 import contextlib
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,7 +31,6 @@ from casam_fed.errors import BankError, CasamError, ReleaseError, TrainingError
 from casam_fed.host.files import as_storage_error, sha256_bytes, write_atomically
 from casam_fed.host.locks import only_one
 from casam_fed.routing.gaussian import Background, GaussianScorer
-from casam_fed.routing.state import router_state_from
 
 __all__ = ["Entry", "LayerBank", "Recorded", "Snapshot"]
 
@@ -35,6 +38,9 @@ Recorded = Callable[[Entry], object]
 """Writes an entry that was added or retired into the bank's log."""
 
 _OBJECT_NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+
+_KEPT_BYTES = 256 << 20
+"""Of the releases that a process keeps; their tensors take as much again."""
 
 
 class LayerBank:
@@ -71,24 +77,22 @@ class LayerBank:
     def mirror(folder: Path, snapshot: Snapshot, objects: Mapping[str, bytes]) -> "LayerBank":
         """Bring a copy of a bank to a snapshot, given the objects it lacks, everything checked before it counts.
 
+        Of an object that the copy holds for the same entry already, only the digest is checked again.
+
         Raises:
             BankError, ReleaseError: an object is missing, is not what its digest says, or contradicts its entry; the
                 copy then stays at its old snapshot.
             StorageError: the disk is full or cannot be written.
         """
-        named = {entry.digest: entry for entry in snapshot.active}
         fresh = {digest: objects[digest] for digest in snapshot.object_digests if digest in objects}
         with _only_writer(folder):
-            # The background comes first: the releases are checked against it.
-            for digest in snapshot.object_digests:
-                path = _object_path(folder, digest)
-                data = fresh[digest] if digest in fresh else _read_object(path)
-                _check_digest(data, digest, path)
-                if digest == snapshot.background:
-                    background = _background(data)
-                else:
+            held = _entries_held(folder, snapshot)
+            background = _background(_object(folder, snapshot.background, fresh))
+            for entry in snapshot.active:
+                data = _object(folder, entry.digest, fresh)
+                if entry.digest in fresh or entry not in held:
                     release = parse(data)
-                    _check_entry(release, named[digest], snapshot, background)
+                    _check_entry(release, entry, snapshot, background)
                     _check_scores(release, background)
             _commit(folder, snapshot, fresh)
         return LayerBank(folder)
@@ -104,8 +108,7 @@ class LayerBank:
         with _only_writer(folder):
             if not _in_place(folder / "bank.json", snapshot.data):
                 for digest in snapshot.object_digests:
-                    path = _object_path(folder, digest)
-                    _check_digest(_read_object(path), digest, path)
+                    _object(folder, digest)
                 _commit(folder, snapshot, {})
         return LayerBank(folder)
 
@@ -126,24 +129,16 @@ class LayerBank:
 
         Raises:
             BankError: another release is in force for the task, or the backbone is another one.
-            ReleaseError: the bytes are not a release, or its statistics give no scores against this background.
+            ReleaseError: its statistics give no scores against this background.
             StorageError: the disk is full or cannot be written; the bank stays as it was.
         """
-        # Only the bytes count, whatever the caller's object says of them.
-        release = parse(release.data)
         card = release.card
         with self._changing():
             for entry in self._snapshot.active:
                 if entry.digest == release.digest:
                     return entry
-                if entry.task == card.task:
-                    raise BankError(
-                        f"task {entry.task} has another release in force; retire it before admitting this one"
-                    )
-            if not _same_backbone(release, self._snapshot, self.background):
-                raise BankError(
-                    f"the release was made with another backbone than {self._snapshot.backbone}; train it again with that"
-                )
+            if obstacle := self._obstacle(release):
+                raise BankError(obstacle)
             _check_scores(release, self.background)
             entry = Entry(len(self._snapshot.entries), card.site, card.task, release.digest, len(release.data))
             snapshot = replace(self._snapshot, entries=(*self._snapshot.entries, entry))
@@ -151,16 +146,29 @@ class LayerBank:
         return entry
 
     def load(self, task: str) -> Release:
-        """Return the release in force for a task; its digest is checked on every call.
+        """Return the release in force for a task; a process reads, checks and parses each but once while it keeps it.
 
         Raises:
             BankError: no such task, its file is missing or damaged, or is another task's.
             StorageError: the file cannot be read.
         """
         entry = self._entry(task)
-        release = parse(self.object_bytes(entry.digest))
+        release = _loaded.get(entry.digest, lambda: parse(self.object_bytes(entry.digest)))
         _check_entry(release, entry, self._snapshot, self.background)
         return release
+
+    def check_whole(self) -> None:
+        """Read every object anew and check it against its digest and its entry.
+
+        Raises:
+            BankError, ReleaseError: one is missing or damaged, or contradicts its entry.
+            StorageError: a file cannot be read.
+        """
+        _background(self.object_bytes(self._snapshot.background))
+        for entry in self._snapshot.active:
+            release = parse(self.object_bytes(entry.digest))
+            _check_entry(release, entry, self._snapshot, self.background)
+            _check_scores(release, self.background)
 
     def object_bytes(self, digest: str) -> bytes:
         """Return the bytes of an object after checking their digest.
@@ -169,10 +177,7 @@ class LayerBank:
             BankError: the file is missing or damaged.
             StorageError: the file cannot be read.
         """
-        path = _object_path(self.folder, digest)
-        data = _read_object(path)
-        _check_digest(data, digest, path)
-        return data
+        return _object(self.folder, digest)
 
     def retire(self, task: str, record: Recorded | None = None) -> Entry:
         """Withdraw a task and return its retired entry; no other entry changes by one bit.
@@ -191,6 +196,15 @@ class LayerBank:
             entries = tuple(new if entry == old else entry for entry in self._snapshot.entries)
             _commit(self.folder, replace(self._snapshot, entries=entries), {}, partial(record, new) if record else None)
         return new
+
+    def _obstacle(self, release: Release) -> str:
+        if any(entry.task == release.card.task for entry in self._snapshot.active):
+            return f"task {release.card.task} has another release in force; retire it before admitting this one"
+        if not _same_backbone(release, self._snapshot, self.background):
+            return (
+                f"the release was made with another backbone than {self._snapshot.backbone}; train it again with that"
+            )
+        return ""
 
     def _entry(self, task: str) -> Entry:
         for entry in self._snapshot.active:
@@ -214,19 +228,53 @@ def _object_path(folder: Path, digest: str) -> Path:
     return folder / "objects" / f"{digest}.safetensors"
 
 
-def _read_object(path: Path) -> bytes:
+class _Loaded:
+    """The releases that this process has loaded, the last used last."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._releases: OrderedDict[str, Release] = OrderedDict()
+        self._bytes, self._most_bytes = 0, most_bytes
+        self._lock = threading.Lock()
+
+    def get(self, digest: str, load: Callable[[], Release]) -> Release:
+        with self._lock:
+            if digest in self._releases:
+                self._releases.move_to_end(digest)
+                return self._releases[digest]
+            release = self._releases[digest] = load()
+            self._bytes += len(release.data)
+            while self._bytes > self._most_bytes and len(self._releases) > 1:
+                self._bytes -= len(self._releases.popitem(last=False)[1].data)
+            return release
+
+
+_loaded = _Loaded(_KEPT_BYTES)
+
+
+def _object(folder: Path, digest: str, given: Mapping[str, bytes] | None = None) -> bytes:
+    """Return the bytes of an object, from the folder unless they are given, after checking their digest."""
+    path = _object_path(folder, digest)
+    data = (given or {}).get(digest)
     try:
-        with as_storage_error("read", path):
-            return path.read_bytes()
+        if data is None:
+            with as_storage_error("read", path):
+                data = path.read_bytes()
     except FileNotFoundError as error:
         raise BankError(f"{path} is missing from the bank; restore it from a copy, or sync the bank again") from error
-
-
-def _check_digest(data: bytes, digest: str, path: Path) -> None:
     if sha256_bytes(data) != digest:
         raise BankError(
             f"{path} is not what its name says, it was changed or damaged; delete it and sync the bank again"
         )
+    return data
+
+
+def _entries_held(folder: Path, snapshot: Snapshot) -> set[Entry]:
+    """Return the entries whose objects were checked for a copy that had the backbone and background of `snapshot`."""
+    with contextlib.suppress(BankError):
+        held = read_snapshot(folder)
+        if (held.backbone_digest, held.background) == (snapshot.backbone_digest, snapshot.background):
+            return set(held.active)
+    return set()
 
 
 def _same_backbone(release: Release, snapshot: Snapshot, background: Background) -> bool:
@@ -243,7 +291,7 @@ def _check_entry(release: Release, entry: Entry, snapshot: Snapshot, background:
 def _check_scores(release: Release, background: Background) -> None:
     """One entry that no router can be built from would stop the routing of the whole bank."""
     try:
-        GaussianScorer([router_state_from(release.router).gaussian], background)
+        GaussianScorer([release.router.gaussian], background)
     except TrainingError as error:
         raise ReleaseError(
             f"the statistics of task {release.card.task} give no scores against this bank's background; "
@@ -257,14 +305,12 @@ def _background_bytes(background: Background) -> bytes:
 
 def _background(data: bytes) -> Background:
     """Read the background statistics; the file must hold them and nothing else, as `_background_bytes` writes them."""
-    try:
+    with contextlib.suppress(SafetensorError, KeyError, CasamError):
         tensors = load(data)
         background = Background(tensors["mean"], tensors["std"])
-    except (SafetensorError, KeyError, CasamError) as error:
-        raise BankError("the bank's background statistics are damaged; sync the bank again") from error
-    if _background_bytes(background) != data:
-        raise BankError("the bank's background statistics hold more than mean and std; sync the bank again")
-    return background
+        if _background_bytes(background) == data:
+            return background
+    raise BankError("the bank's background statistics are damaged or hold more than mean and std; sync the bank again")
 
 
 def _commit(
@@ -279,21 +325,23 @@ def _commit(
     if len(data) > MAX_SNAPSHOT_BYTES:
         raise BankError(f"the bank in {folder} lists as many releases as it can; create a new bank for more")
     created = [path for path in (_object_path(folder, digest) for digest in fresh) if not path.exists()]
-    recorded = False
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(_take_back, created, folder, data)
         for digest, content in fresh.items():
             write_atomically(_object_path(folder, digest), content)
         if record is not None:
             record()
-            recorded = True
+            undo.pop_all()
         write_atomically(folder / "bank.json", data)
-    except BaseException:
-        # The folder may refuse to be flushed after the rename.
-        if not recorded and not _in_place(folder / "bank.json", data):
-            for path in created:
-                path.unlink(missing_ok=True)
-        raise
+        undo.pop_all()
     _sweep(folder, snapshot)
+
+
+def _take_back(created: list[Path], folder: Path, data: bytes) -> None:
+    # The folder may have refused to be flushed after the rename: then the snapshot is in place, and needs them.
+    if not _in_place(folder / "bank.json", data):
+        for path in created:
+            path.unlink(missing_ok=True)
 
 
 def _in_place(path: Path, data: bytes) -> bool:

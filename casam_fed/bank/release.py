@@ -6,10 +6,11 @@ only then do they become tensors, whose values are checked last. Nothing is ever
 a release that a bank accepted must not stop the sites that read it.
 """
 
+import contextlib
 import json
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,45 +23,50 @@ from casam_fed.errors import ReleaseError
 from casam_fed.forms import MAX_RELEASE_BYTES
 from casam_fed.host.files import sha256_bytes
 from casam_fed.method.alignment import expected_shapes
-from casam_fed.routing.state import expected_router_shapes, router_state_from
+from casam_fed.routing.state import RouterState, expected_router_shapes, router_state_from, router_tensors
 
 __all__ = ["Release", "pack", "parse"]
 
 _MAX_HEADER_BYTES = 1 << 20
 _ALIGNMENT = "alignment."
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64"}
+_PARSED = object()
+
+Schema = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 @dataclass(frozen=True, eq=False)
 class Release:
-    """A parsed release.
+    """A release that `parse` has checked; nothing else makes one, so that who has one need not check it again.
 
     Attributes:
         card: what the task is.
         alignment: state dict of the alignment layer, float32, names without prefix.
-        router: router tensors, named `router.*` as `casam_fed.routing.state` lists them.
+        router: both routers of the task, with their thresholds.
         data: the bytes.
         digest: their SHA-256.
     """
 
     card: Card
     alignment: Mapping[str, Tensor]
-    router: Mapping[str, Tensor]
+    router: RouterState
     data: bytes
     digest: str
+    made_by: InitVar[object]
+
+    def __post_init__(self, made_by: object) -> None:
+        assert made_by is _PARSED, "a release is made by parse alone"
 
 
-def pack(alignment: Mapping[str, Tensor], router: Mapping[str, Tensor], card: Card) -> bytes:
-    """Return the bytes of a release; the same tensors and card give the same bytes.
+def pack(alignment: Mapping[str, Tensor], router: RouterState, card: Card) -> Release:
+    """Return the release of a layer, its routers and its card; the same ones give the same bytes.
 
     Raises:
         ReleaseError: the tensors are not those that the card announces.
     """
-    tensors = {f"{_ALIGNMENT}{name}": tensor for name, tensor in alignment.items()} | dict(router)
+    tensors = {f"{_ALIGNMENT}{name}": tensor for name, tensor in alignment.items()} | router_tensors(router)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(plain, {"card": card_json(card)})
-    parse(data)
-    return data
+    return parse(save(plain, {"card": card_json(card)}))
 
 
 def parse(data: bytes, max_bytes: int = MAX_RELEASE_BYTES) -> Release:
@@ -73,23 +79,19 @@ def parse(data: bytes, max_bytes: int = MAX_RELEASE_BYTES) -> Release:
         raise _refusal(f"it has {len(data):,} bytes and at most {max_bytes:,} are allowed")
     header, start = _header(data)
     card = parse_card(_card_text(header.pop("__metadata__", None)))
-    expected = _schema(card)
-    if header.keys() != expected.keys():
-        name = min(header.keys() ^ expected.keys())
-        # The name is the sender's: escaped, it can neither break the sentence in two nor move a terminal's cursor.
-        raise _refusal(f"tensor {name[:80]!a} {'is missing' if name in expected else 'does not belong there'}")
-    _check_layout(header, expected, len(data) - start)
+    if defect := _layout_defect(header, _schema(card), len(data) - start):
+        raise _refusal(defect)
     try:
         tensors = load(data)
-    except SafetensorError as error:
-        raise _refusal("safetensors cannot read it") from error
-    alignment = {name.removeprefix(_ALIGNMENT): tensors[name] for name in tensors if name.startswith(_ALIGNMENT)}
-    router = {name: tensors[name] for name in tensors if not name.startswith(_ALIGNMENT)}
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise _refusal(f"tensor '{name}' holds NaN or infinity")
-    router_state_from(router)
-    return Release(card, alignment, router, data, sha256_bytes(data))
+        broken = [
+            f"tensor '{name}' holds NaN or infinity" for name in tensors if not torch.isfinite(tensors[name]).all()
+        ]
+    except SafetensorError:
+        broken = ["safetensors cannot read it"]
+    if broken:
+        raise _refusal(broken[0])
+    layer = {name.removeprefix(_ALIGNMENT): tensors[name] for name in tensors if name.startswith(_ALIGNMENT)}
+    return Release(card, MappingProxyType(layer), router_state_from(tensors), data, sha256_bytes(data), _PARSED)
 
 
 def _refusal(reason: str) -> ReleaseError:
@@ -99,31 +101,19 @@ def _refusal(reason: str) -> ReleaseError:
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
     """Return the JSON header of a safetensors file and where its payload starts.
 
-    Only the form that safetensors itself writes passes: compact JSON, spaces up to a multiple of 8 bytes. A header that
-    may hold more could carry out what no card declares.
+    Only the form that safetensors itself writes passes: compact JSON, no key twice, spaces up to a multiple of 8 bytes. A
+    header that may hold more could carry out what no card declares.
     """
-    if len(data) < 8:
-        raise _refusal("it is too short to be a safetensors file")
-    (length,) = struct.unpack("<Q", data[:8])
+    length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER_BYTES, len(data) - 8):
-        raise _refusal("it is no safetensors file, or its header is cut off")
+        raise _refusal("it is too short to be a safetensors file, or its header is cut off")
     text = data[8 : 8 + length]
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
+    with contextlib.suppress(ValueError, RecursionError):
+        header = json.loads(text.decode("utf-8"))
         compact = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise _refusal("its header is not plain JSON") from error
-    if not isinstance(header, dict):
-        raise _refusal("its header is not a JSON object")
-    if text != compact + b" " * (-len(compact) % 8):
-        raise _refusal("its header is not in the form that safetensors writes")
-    return header, 8 + length
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("a key stands twice")
-    return dict(pairs)
+        if isinstance(header, dict) and text == compact + b" " * (-len(compact) % 8):
+            return header, 8 + length
+    raise _refusal("its header is not plain JSON, an object in the form that safetensors writes")
 
 
 def _card_text(metadata: object) -> str:
@@ -132,35 +122,36 @@ def _card_text(metadata: object) -> str:
     return metadata["card"]
 
 
-def _schema(card: Card) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def _schema(card: Card) -> Schema:
     layer = expected_shapes(card.channels, card.blocks, card.start)
     return {f"{_ALIGNMENT}{name}": (shape, torch.float32) for name, shape in layer.items()} | expected_router_shapes(
         card.channels
     )
 
 
-def _check_layout(
-    header: Mapping[str, Any], expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]], payload: int
-) -> None:
-    """Check every tensor's type, shape and extent, and that the extents fill the payload without gap or overlap."""
+def _layout_defect(header: Mapping[str, Any], schema: Schema, payload: int) -> str:
+    """Return what is wrong with names, types, shapes or extents, which fill the payload without gap; "" for nothing."""
+    if header.keys() != schema.keys():
+        name = min(header.keys() ^ schema.keys())
+        # The name is the sender's: escaped, it can neither break the sentence in two nor move a terminal's cursor.
+        return f"tensor {name[:80]!a} {'is missing' if name in schema else 'does not belong there'}"
     extents = []
-    for name, (shape, dtype) in expected.items():
+    for name, (shape, dtype) in schema.items():
         entry = header[name]
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise _refusal(f"the header of tensor '{name}' is malformed")
+            return f"the header of tensor '{name}' is malformed"
         # Compared as text, because to Python [true, 8.0] equals [1, 8].
         if entry["dtype"] != _TYPES[dtype] or json.dumps(entry["shape"]) != json.dumps(shape):
-            raise _refusal(f"tensor '{name}' must be {_TYPES[dtype]} {list(shape)}")
+            return f"tensor '{name}' must be {_TYPES[dtype]} {list(shape)}"
         offsets = entry["data_offsets"]
         if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(value) is int for value in offsets)):
-            raise _refusal(f"the header of tensor '{name}' is malformed")
+            return f"the header of tensor '{name}' is malformed"
         if offsets[1] - offsets[0] != dtype.itemsize * torch.Size(shape).numel():
-            raise _refusal(f"tensor '{name}' has an extent that its shape does not fill")
+            return f"tensor '{name}' has an extent that its shape does not fill"
         extents.append((offsets[0], offsets[1]))
     position = 0
     for begin, end in sorted(extents):
         if begin != position:
-            raise _refusal("its tensors overlap or leave gaps")
+            return "its tensors overlap or leave gaps"
         position = end
-    if position != payload:
-        raise _refusal("its tensors do not fill the file exactly")
+    return "" if position == payload else "its tensors do not fill the file exactly"

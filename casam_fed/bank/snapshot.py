@@ -41,7 +41,7 @@ class Snapshot:
     @property
     def data(self) -> bytes:
         """The canonical JSON: sorted keys, no spaces, ASCII."""
-        plain = TypeAdapter(Snapshot).dump_python(self, mode="json")
+        plain = _SNAPSHOT.dump_python(self, mode="json")
         return canonical_json(plain).encode("ascii")
 
     @property
@@ -66,19 +66,22 @@ class Snapshot:
         Raises:
             BankError: too large, not a snapshot, not canonical, or entries that contradict each other.
         """
-        if len(data) > MAX_SNAPSHOT_BYTES:
-            raise BankError(f"a snapshot of {len(data):,} bytes is refused; fetch it again from the aggregator")
-        try:
-            snapshot = TypeAdapter(Snapshot).validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise BankError(f"the snapshot is not valid at '{place}'; fetch it again from the aggregator") from error
-        tasks = [entry.task for entry in snapshot.active]
-        numbers = [entry.sequence for entry in snapshot.entries]
-        if snapshot.data != data or len(set(tasks)) != len(tasks) or numbers != list(range(len(numbers))):
-            raise BankError("the snapshot contradicts itself or is not canonical; fetch it again from the aggregator")
-        return snapshot
+        defect = f"has {len(data):,} bytes"
+        if len(data) <= MAX_SNAPSHOT_BYTES:
+            try:
+                snapshot = _SNAPSHOT.validate_json(data)
+                tasks = [entry.task for entry in snapshot.active]
+                numbers = [entry.sequence for entry in snapshot.entries]
+                if snapshot.data == data and len(set(tasks)) == len(tasks) and numbers == list(range(len(numbers))):
+                    return snapshot
+                defect = "contradicts itself or is not canonical"
+            except ValidationError as error:
+                place = ".".join(str(part) for part in error.errors()[0]["loc"])
+                defect = f"is not valid at '{place}'"
+        raise BankError(f"the snapshot {defect}; fetch it again from the aggregator")
+
+
+_SNAPSHOT = TypeAdapter(Snapshot)
 
 
 def read_snapshot(folder: Path) -> Snapshot:

@@ -9,7 +9,9 @@ from casam_fed.data.sample import Reader, Record, Sample
 from casam_fed.errors import DataError
 from casam_fed.host.files import sha256_bytes
 
-__all__ = ["CheckReport", "Problem", "check_dataset"]
+__all__ = ["CheckReport", "Problem", "as_text", "check_dataset"]
+
+_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,32 @@ def check_dataset(
     report.intensity = (low, high, sum(means) / len(means)) if means else None
     report.notes = list(reader.notes)
     return report
+
+
+def as_text(report: CheckReport, sheets: object | None) -> str:
+    """Return a report in lines for a person, the first problems with their sentences; `sheets` tells of the overlays."""
+    sizes = sorted(report.sizes.items(), key=lambda item: -item[1])
+    rows = [
+        ("images", str(report.images)),
+        ("patients", str(report.patients)),
+        ("split by the owner", ", ".join(f"{split} {count}" for split, count in sorted(report.splits.items()))),
+        *((f"with {name}", str(count)) for name, count in report.classes.items()),
+        ("sizes (height x width)", ", ".join(f"{h} x {w}: {count}" for (h, w), count in sizes[:5])),
+    ]
+    if len(sizes) > 5:
+        rows.append(("", f"and {len(sizes) - 5} other sizes"))
+    if report.intensity:
+        low, high, mean = report.intensity
+        rows.append(("intensity", f"{low} to {high}, mean {mean:.1f}"))
+    if sheets:
+        rows.append(("overlays", str(sheets)))
+    lines = [f"{name:24} {value}" for name, value in rows]
+    lines += [f"note: {note}" for note in report.notes]
+    lines += [f"{problem.kind}: {problem.sentence}" for problem in report.problems[:_SHOWN]]
+    if len(report.problems) > _SHOWN:
+        lines.append(f"and {len(report.problems) - _SHOWN} more problems; --json lists them all")
+    lines.append("nothing is wrong" if not report.problems else f"{len(report.problems)} problems")
+    return "\n".join(lines)
 
 
 def _of_sample(sample: Sample, seen: dict[str, str]) -> Iterable[Problem]:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from casam_fed.data.painting import painted
 from casam_fed.data.sample import Sample
+from casam_fed.host.files import write_atomically
 
-__all__ = ["ContactSheets", "draw_sheet"]
+__all__ = ["CheckSheets", "ContactSheets", "draw_sheet"]
 
 _SIDE, _MARGIN, _CAPTION, _COLUMNS = 160, 8, 18, 4
 _INK, _PAPER = (28, 39, 51), (255, 255, 255)
@@ -56,6 +58,31 @@ class ContactSheets:
         page = draw_sheet(self._waiting)
         self._waiting = []
         return page
+
+
+class CheckSheets:
+    """Writes contact sheets as they fill up."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write into `folder`, which is made when the first sheet is full."""
+        self._folder, self._pages, self._count = folder, ContactSheets(), 0
+
+    def add(self, sample: Sample) -> None:
+        """Put one sample on the sheet."""
+        self._write(self._pages.add(sample))
+
+    def close(self) -> None:
+        """Write the last sheet."""
+        self._write(self._pages.flush())
+
+    def __str__(self) -> str:
+        """Say what was written."""
+        return f"{self._count} contact sheets in {self._folder}"
+
+    def _write(self, page: bytes | None) -> None:
+        if page is not None:
+            self._count += 1
+            write_atomically(self._folder / f"sheet-{self._count:03d}.png", page)
 
 
 def draw_sheet(thumbnails: Sequence[_Thumbnail]) -> bytes:

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from skimage.morphology import dilation, erosion
+from scipy import ndimage
 
 __all__ = ["Masks", "painted"]
 
@@ -57,8 +57,8 @@ def _with_targets(pixels: npt.NDArray[np.float64], masks: Masks) -> npt.NDArray[
             continue
         window = _window(inside)
         part = inside[window]
-        edge = part & ~erosion(part, np.ones((7, 7), dtype=bool))
-        shade = dilation(part, np.ones((3, 3), dtype=bool)) & ~part
+        edge = part & ~ndimage.binary_erosion(part, np.ones((7, 7)), border_value=1)
+        shade = ndimage.binary_dilation(part, np.ones((3, 3))) & ~part
         colour = _COLOURS[number % len(_COLOURS)]
         fill[window][part], line[window][edge] = colour, colour
         filled[window] |= part

@@ -23,7 +23,7 @@ from casam_fed.method.alignment import AlignmentLayer, alignment_layer_from
 from casam_fed.method.embeddings import as_stored
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.route import Router, RouterKind, route
-from casam_fed.routing.state import RouterState, build_router, router_state_from
+from casam_fed.routing.state import RouterState, build_router
 
 __all__ = ["Place", "Route", "Segmenter", "decode_masks", "segmenter_for"]
 
@@ -182,7 +182,7 @@ class Segmenter:
 
     def _state(self, task: str) -> RouterState:
         if task not in self._states:
-            self._states[task] = router_state_from(self.bank.load(task).router)
+            self._states[task] = self.bank.load(task).router
         return self._states[task]
 
 

@@ -6,7 +6,7 @@ image, half precision, memory-mapped when read, addressed by what it was compute
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -40,15 +40,12 @@ class EmbeddingStore:
         self.encoded = 0
         self._verified: set[str] = set()
 
-    def add(
-        self, images: Iterable[PreparedImage], batch: int = 8, progress: Callable[[int], None] | None = None
-    ) -> list[str]:
+    def add(self, images: Iterable[PreparedImage], batch: int = 8) -> list[str]:
         """Make sure that all images are stored and return their keys, in order.
 
         Args:
             images: prepared images; consumed lazily, never more than `batch` of those to encode held at a time.
             batch: images encoded together.
-            progress: called with the number of images done.
 
         Raises:
             StorageError: the disk is full or cannot be written.
@@ -63,8 +60,6 @@ class EmbeddingStore:
             if len(waiting) == batch:
                 self._encode(waiting)
                 waiting = {}
-            if progress is not None:
-                progress(len(keys))
         self._encode(waiting)
         return keys
 

@@ -1,7 +1,7 @@
 """One task's images as training and evaluation see them: embedding keys, targets at the square, patients."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -69,13 +69,7 @@ class TaskData:
         return {name: sum(name in found for found in present) for name in classes}
 
 
-def encode_task(
-    reader: Reader,
-    records: Sequence[Record],
-    store: EmbeddingStore,
-    config: MethodConfig,
-    progress: Callable[[int], None] | None = None,
-) -> TaskData:
+def encode_task(reader: Reader, records: Sequence[Record], store: EmbeddingStore, config: MethodConfig) -> TaskData:
     """Read every sample once, make sure its embedding is stored, and keep its targets.
 
     Raises:
@@ -91,7 +85,7 @@ def encode_task(
             pending.append((record, prepared.frame, _at_square(targets_of(sample, config.unit), prepared.frame)))
             yield prepared
 
-    keys = store.add(samples(), progress=progress)
+    keys = store.add(samples())
     images = tuple(
         EncodedImage(record, key, frame, targets.targets, targets.labels.shape, _pack(targets))
         for key, (record, frame, targets) in zip(keys, pending, strict=True)

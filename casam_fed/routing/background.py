@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.backbone.checkpoints import background_path
 from casam_fed.backbone.model import Backbone
 from casam_fed.drawn.label_maps import draw

@@ -17,10 +17,14 @@ def checked_features(features: Tensor, channels: int | None, dtype: torch.dtype)
         dtype: torch.float32 or torch.float64.
 
     Raises:
-        DataError: a value is NaN or infinite.
+        DataError: another C than the router's, or a value is NaN or infinite.
     """
     assert features.ndim == 2, features.shape
-    assert channels in (None, features.shape[1]), (features.shape, channels)
+    if channels not in (None, features.shape[1]):
+        raise DataError(
+            f"features have {features.shape[1]} channels but the router was made for {channels};"
+            " encode the images with the backbone the router was trained on"
+        )
     converted = features.detach().to(device="cpu", dtype=dtype)
     broken = torch.nonzero(~torch.isfinite(converted).all(dim=1)).flatten()
     if len(broken):

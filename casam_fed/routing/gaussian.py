@@ -183,10 +183,10 @@ class GaussianScorer:
         """Return the score of every feature for every task, float64 [B, T] on the CPU; low means near.
 
         Args:
-            features: pooled embeddings [B, C] of the bank's C, any floating dtype; B may be 0.
+            features: pooled embeddings [B, C], any floating dtype; B may be 0.
 
         Raises:
-            DataError: features hold NaN or infinity.
+            DataError: features are not of the bank's C, or hold NaN or infinity.
         """
         count, channels = self._offset.shape
         values = checked_features(features, channels, torch.float64)

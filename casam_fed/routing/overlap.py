@@ -1,18 +1,13 @@
 """A new router is tested before it is trusted: what would it take from the bank's tasks, and from images of no task?
 
-Nobody's images are here, so samples stand for them: of every task from its released mean and covariance, and features
-of blank, noise and drawn images as probes. Honest neighbours overlap; a router that claims everything, or leaves
-everything to `unknown`, shows at once.
-
-The samples follow the statistics as measured, not as the scorer believes them (shrunk, with a floor). Thresholds come
-from real images, which lie nearer than a covariance with a floor predicts: of believed samples of the nine phantom
-datasets 94 to 100% were unknown, so that nobody could be seen to take any. Measured ones went where the images went:
-with msd_prostate as the newcomer 36% of promise12's samples and 22% of its images by gaussian, the other way round 36%
-and 38% by vae.
+Samples stand for the images of every task (casam_fed.routing.neighbours), and features of blank, noise and drawn images
+are the probes. Honest neighbours overlap; a router that claims everything, or leaves everything to `unknown`, shows at
+once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, NamedTuple, get_args
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +19,15 @@ from torch import Tensor
 from casam_fed.backbone.model import Backbone
 from casam_fed.canonical import canonical_json
 from casam_fed.drawn.label_maps import draw
-from casam_fed.errors import BankError, TrainingError
+from casam_fed.errors import BankError
 from casam_fed.forms import NAME_PATTERN, STRICT
-from casam_fed.routing.gaussian import Background, GaussianStatistics
+from casam_fed.routing.neighbours import KINDS, SAMPLES, SEED, Meeting
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.route import UNKNOWN, RouterKind, route
-from casam_fed.routing.state import RouterState, build_router
+from casam_fed.routing.state import build_router
 
 __all__ = [
     "LIMITS",
-    "SAMPLES",
     "Claim",
     "KindOverlap",
     "OverlapLimits",
@@ -42,20 +36,10 @@ __all__ = [
     "probe_features",
 ]
 
-SAMPLES = 64
-"""Samples a task: a share of a half is then known to a sixteenth (standard error)."""
-
-_TOGETHER = 8
-"""Tasks whose samples are routed at once; bounds the memory with many tasks."""
-
-_JITTER = 1e-6
-"""Of the mean variance, added to every direction: few images leave most of them without any, and factors need some."""
-
 _PROBES = 24
 _PROBE_SEED = 20251118
 """Not the seed of the background statistics, whose drawn images everybody's scores were standardised with."""
 
-_KINDS: tuple[RouterKind, ...] = get_args(RouterKind)
 _MAX_TEXT = 8 << 20
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -148,7 +132,7 @@ class OverlapTable:
     def beyond(self, limits: OverlapLimits = LIMITS) -> Claim | None:
         """Return the largest share that is above its limit, or None; the average over tasks has the source `all tasks`."""
         above = []
-        for kind in _KINDS:
+        for kind in KINDS:
             tasks = [claim for claim in self.claims if claim.kind == kind and claim.source.startswith("task ")]
             probes = [claim for claim in self.claims if claim.kind == kind and claim.source.startswith("probe ")]
             mean = Claim(kind, "all tasks", sum(claim.share for claim in tasks) / max(1, len(tasks)))
@@ -168,55 +152,31 @@ class OverlapTable:
         Raises:
             BankError: not a table, not canonical, or without both routers.
         """
-        mend = "examine the release again, or delete the table"
-        if len(text) > _MAX_TEXT:
-            raise BankError(f"an overlap table of {len(text):,} characters is not read; {mend}")
-        try:
-            table = TypeAdapter(OverlapTable).validate_json(text)
-        except ValidationError as error:
-            raise BankError(f"the overlap table is damaged; {mend}") from error
-        if table.kinds.keys() != set(_KINDS) or table.to_json() != text:
-            raise BankError(f"the overlap table is incomplete or was written by something else; {mend}")
-        return table
+        with contextlib.suppress(ValidationError):
+            # What is far longer than any table is not even looked at.
+            table: OverlapTable = TypeAdapter(OverlapTable).validate_json(text[:_MAX_TEXT])
+            if table.kinds.keys() == set(KINDS) and table.to_json() == text:
+                return table
+        raise BankError(
+            "the overlap table is damaged, incomplete, or was written by something else; examine the release again, or "
+            "delete the table"
+        )
 
 
-def measure_overlap(
-    candidate: str,
-    state: RouterState,
-    entries: Mapping[str, RouterState],
-    background: Background,
-    probes: Mapping[str, Tensor],
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> OverlapTable:
+def measure_overlap(meeting: Meeting, probes: Mapping[str, Tensor]) -> OverlapTable:
     """Route samples of every task by the bank with the candidate in it, and the probes by the candidate alone.
 
     The candidate is the last of the bank, as it will be: of equal scores the first task wins. The same arguments give the
     same table on the same machine.
 
     Args:
-        candidate: its task, not one of `entries`.
-        state: its routers.
-        entries: task -> routers, all tasks in force.
-        background: of the bank.
+        meeting: of the candidate with all tasks in force.
         probes: name -> pooled features [n, C] float32, n >= 1, of images that belong to no task.
-        samples: number drawn from each task.
-        seed: of the samples.
 
     Raises:
         DataError: channels that differ, or a score that is NaN.
-        TrainingError: a task's statistics have no usable spread.
     """
-    tasks = [*entries, candidate]
-    states = [*entries.values(), state]
-    counts = {kind: _Taken(kind, tasks, states, background) for kind in _KINDS}
-    for first, drawn in _batches([each.gaussian for each in states], samples, seed):
-        for count in counts.values():
-            count.add_tasks(first, drawn)
-    for name, features in probes.items():
-        for count in counts.values():
-            count.add_probe(name, features)
-    return OverlapTable(candidate, samples, seed, {kind: count.overlap() for kind, count in counts.items()})
+    return OverlapTable(meeting.task, SAMPLES, SEED, {kind: _overlap(meeting, kind, probes) for kind in KINDS})
 
 
 def probe_features(backbone: Backbone) -> dict[str, Tensor]:
@@ -236,71 +196,19 @@ def probe_features(backbone: Backbone) -> dict[str, Tensor]:
     }
 
 
-def _batches(tasks: Sequence[GaussianStatistics], samples: int, seed: int) -> Iterator[tuple[int, Tensor]]:
-    """Yield (number of the first task, features [k, samples, C] float64 of k tasks) for all tasks in order."""
-    generator = torch.Generator().manual_seed(seed)
-    for first in range(0, len(tasks), _TOGETHER):
-        some = tasks[first : first + _TOGETHER]
-        means = torch.stack([task.mean for task in some])
-        covariances = torch.stack([task.covariance for task in some])
-        diagonal = covariances.diagonal(dim1=1, dim2=2)
-        diagonal += _JITTER * diagonal.mean(1, keepdim=True)
-        factors, failed = torch.linalg.cholesky_ex(covariances)
-        if failed.any():
-            raise TrainingError(
-                f"task {first + int(failed.nonzero()[0])} has statistics that nothing can be drawn from;"
-                " train the router on at least two different images"
-            )
-        white = torch.randn((len(some), samples, means.shape[1]), generator=generator, dtype=torch.float64)
-        yield first, white @ factors.transpose(1, 2) + means[:, None, :]
-
-
-class _Taken:
-    """Counts by one router what the last task of a bank, the candidate, takes."""
-
-    def __init__(
-        self, kind: RouterKind, tasks: Sequence[str], states: Sequence[RouterState], background: Background
-    ) -> None:
-        self._tasks = [f"task {task}" for task in tasks]
-        self._thresholds = [state.thresholds[kind] for state in states]
-        self._router = build_router(kind, states, background)
-        self._alone = build_router(kind, states[-1:], background)
-        self._claimed: dict[str, float] = {}
-        self._silenced: dict[str, float] = {}
-        self._own: dict[str, float] = {}
-        self._unknown = 0.0
-
-    def add_tasks(self, first: int, drawn: Tensor) -> None:
-        """Route samples [k, n, C] of the k tasks from number `first` on."""
-        last = len(self._tasks) - 1
-        scores = self._router.scores(drawn.flatten(0, 1))
-        routes = route(scores, self._thresholds)
-        # Who is nearest without claiming still takes: the image is unknown, whatever the second nearest would say.
-        known = route(scores[:, :last], self._thresholds[:last]).task != UNKNOWN
-        silenced = (routes.nearest == last) & (routes.task == UNKNOWN) & known
-        for offset, (task, silent) in enumerate(
-            zip(routes.task.view(drawn.shape[:2]), silenced.view(drawn.shape[:2]), strict=True)
-        ):
-            if first + offset == last:
-                shares = torch.bincount(task + 1, minlength=last + 2).double() / len(task)
-                self._unknown, *own = shares.tolist()
-                self._own = dict(zip(self._tasks, own, strict=True))
-            else:
-                self._claimed[self._tasks[first + offset]] = _share(task == last)
-                self._silenced[self._tasks[first + offset]] = _share(silent)
-
-    def add_probe(self, name: str, features: Tensor) -> None:
-        """Route probe features [n, C] by the candidate alone."""
-        routes = route(self._alone.scores(features), self._thresholds[-1:])
-        self._claimed[f"probe {name}"] = _share(routes.task != UNKNOWN)
-
-    def overlap(self) -> KindOverlap:
-        """Return what was counted."""
-        return KindOverlap(self._claimed, self._silenced, self._own, self._unknown)
-
-
-def _share(chosen: Tensor) -> float:
-    return chosen.double().mean().item()
+def _overlap(meeting: Meeting, kind: RouterKind, probes: Mapping[str, Tensor]) -> KindOverlap:
+    tasks = [f"task {task}" for task in meeting.neighbours.tasks]
+    claimed, silenced = (
+        dict(zip(tasks, taken.double().mean(1).tolist(), strict=True)) for taken in meeting.taken(kind)
+    )
+    own = meeting.own_routes[kind].task + 1
+    unknown, *shares = (torch.bincount(own, minlength=len(tasks) + 2).double() / len(own)).tolist()
+    alone = build_router(kind, [meeting.router], meeting.neighbours.background)
+    for name, features in probes.items():
+        routes = route(alone.scores(features), [meeting.router.thresholds[kind]])
+        # Which task of today's bank is nearer to noise says nothing for the candidate.
+        claimed[f"probe {name}"] = (routes.task != UNKNOWN).double().mean().item()
+    return KindOverlap(claimed, silenced, dict(zip([*tasks, f"task {meeting.task}"], shares, strict=True)), unknown)
 
 
 def _blank_images(size: int) -> Iterator[npt.NDArray[np.uint8]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from casam_fed.errors import DataError
 from casam_fed.routing.calibration import Threshold
 
-__all__ = ["UNKNOWN", "Router", "RouterKind", "Routes", "route"]
+__all__ = ["UNKNOWN", "Router", "RouterKind", "Routes", "route", "tied"]
 
 RouterKind = Literal["gaussian", "vae"]
 
@@ -77,11 +77,15 @@ def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
         infinite = torch.full((images,), torch.inf, dtype=torch.float64)
         return Routes(nobody, nobody, infinite, infinite)
     lowest = values.min(dim=1, keepdim=True).values
-    tied = values <= lowest + _TIE * lowest.abs()
-    nearest = tied.to(torch.int64).argmax(dim=1)
+    nearest = tied(values, lowest).to(torch.int64).argmax(dim=1)
     score = values.gather(1, nearest[:, None]).squeeze(1)
     limits = torch.tensor([[item.median, item.value] for item in thresholds], dtype=torch.float64)[nearest]
     median, value = limits.unbind(1)
     spread = torch.maximum(value - median, _SPREAD * value.abs().clamp(min=1.0))
     task = torch.where(score > value, torch.full_like(nearest, UNKNOWN), nearest)
     return Routes(task=task, nearest=nearest, score=score, strength=(score - median) / spread)
+
+
+def tied(scores: Tensor, lowest: Tensor) -> Tensor:
+    """Tell which scores count as equal to the lowest, bool of their common shape; of equal tasks the first is nearest."""
+    return scores <= lowest + _TIE * lowest.abs()

@@ -16,6 +16,7 @@ from casam_fed.routing.vae import VAEScorer, train_vae, vae_shapes
 __all__ = [
     "RouterOptions",
     "RouterState",
+    "assembled",
     "build_router",
     "expected_router_shapes",
     "fit_routers",
@@ -172,20 +173,24 @@ def router_state_from(tensors: Mapping[str, Tensor]) -> RouterState:
             statistics or thresholds cannot come from any features.
     """
     found = {name: tensor for name, tensor in tensors.items() if name.startswith("router.")}
-    defect = _defect_of(found)
-    if defect is not None:
+    if (defect := _defect_of(found)) is not None:
         raise ReleaseError(
             f"the release's routers cannot be used: {defect}; train the task again with the federation's backbone and this"
             " version of casam-fed, on images that differ and without outliers"
         )
-    gaussian = GaussianStatistics(
-        int(found["router.gaussian.count"]), found["router.gaussian.mean"], found["router.gaussian.covariance"]
-    )
-    rows = found["router.thresholds"].tolist()
-    thresholds = {kind: Threshold(*row) for kind, row in zip(_KINDS, rows, strict=True)}
+    return assembled(found)
+
+
+def assembled(tensors: Mapping[str, Tensor]) -> RouterState:
+    """Return the routers whose `router_tensors` these are, which were checked before."""
+    count, mean, covariance = (tensors[f"router.gaussian.{name}"] for name in ("count", "mean", "covariance"))
+    rows = tensors["router.thresholds"].tolist()
     prefix = "router.vae."
-    vae = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-    return RouterState(gaussian=gaussian, vae=vae, thresholds=thresholds)
+    return RouterState(
+        gaussian=GaussianStatistics(count=int(count), mean=mean, covariance=covariance),
+        vae={name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)},
+        thresholds={kind: Threshold(*row) for kind, row in zip(_KINDS, rows, strict=True)},
+    )
 
 
 def _train(features: Tensor, options: RouterOptions) -> dict[str, Tensor]:

@@ -65,7 +65,7 @@ METHODS: dict[str, Method] = {
 
 
 def chosen_methods(words: str) -> tuple[Method, ...]:
-    """Return the methods in a comma-separated list, in the order of the catalogue; "all" is all of them.
+    """Return the methods in a comma-separated list, in the order of `METHODS`; "all" is all of them.
 
     Raises:
         ConfigError: an unknown method; it names the nearest one and all.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.backbone.decoding import Prompts, decode_pairs
 from casam_fed.backbone.sam_modules import Sam, build_sam
 from casam_fed.errors import TrainingError
@@ -37,7 +37,7 @@ _CLICK_WEIGHT = 4.0
 """A click leaves the extent open; an honest hedge below one half would be an empty mask, so foreground weighs more."""
 
 _COLOUR_WEIGHT = 0.5
-_CHECKPOINT_EVERY = 250
+_CHECKPOINT_EVERY, _REPORT_EVERY = 250, 50
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def pretrain(
         optimizer.step()
         step += 1
         recent_box, recent_click = _smooth(recent_box, box_iou), _smooth(recent_click, click_iou)
-        if step % 50 == 0:
+        if step % _REPORT_EVERY == 0:
             pace = (time.monotonic() - start) / (step - first)
             report(
                 f"step {step}/{options.steps}  loss {loss.item():.3f}  box IoU {recent_box:.3f}  "

@@ -29,7 +29,7 @@ def write_report(
     """Write run.json, methods.csv, stage_matrix.csv, the pictures and report.md below `directory`.
 
     Args:
-        directory: of the sweep; pictures in the folder `overlays` of casam's first cell are shown on the page.
+        directory: of the sweep; pictures that casam has drawn in its folder `overlays` are shown on the page.
         stream: what was run.
         orders: of the tasks, the stream's own first.
         cells: what each has left.
@@ -51,12 +51,10 @@ def write_report(
     write_atomically(directory / "stage_matrix.csv", _stage_matrix_csv(outcomes).encode())
     for name, picture in pictures.items():
         write_atomically(directory / name, picture)
-    overlays = sorted((own[0] / "overlays").glob("*.png")) if own else []
-    for overlay in overlays:
-        write_atomically(directory / "overlays" / overlay.name, overlay.read_bytes())
+    overlays = [path.name for path in sorted((directory / "overlays").glob("*.png"))] if own else []
     matrices = [Path(name).name for name in pictures if name.startswith("stage_matrices/")]
     path = directory / "report.md"
-    write_atomically(path, page(run, matrices, [overlay.name for overlay in overlays]).encode())
+    write_atomically(path, page(run, matrices, overlays).encode())
     return path
 
 

@@ -62,8 +62,8 @@ class Sweep:
             which = f"cell {first}" if first == last else f"cells {first} to {last}"
             left = f"{len(waiting)} left{_minutes(waiting, found)}"
             self.say(f"{which} of {len(self.cells)}: {'; '.join(map(str, batch))}; {left}")
-            if batch[0].method.flower:
-                self.run_over_flower([cell for cell in batch if not self._collected(cell).exists()])
+            if uncollected := [cell for cell in batch if cell.method.flower and not self._collected(cell).exists()]:
+                self.run_over_flower(uncollected)
             found |= {cell: self._finished(cell) for cell in batch}
         return {cell: found[cell] for cell in self.cells}
 

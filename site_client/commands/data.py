@@ -19,8 +19,8 @@ def check(folder: Path, overlay: Path | None) -> None:
 
     Exit code 1 when anything is wrong. The overlays show images: they are for this site's eyes only.
     """
-    from casam_fed.data.check import check_dataset
-    from casam_fed.data.check_text import CheckSheets, as_text
+    from casam_fed.data.check import as_text, check_dataset
+    from casam_fed.data.contact_sheet import CheckSheets
     from casam_fed.data.dataset import open_dataset
 
     home = SiteHome(folder)

@@ -56,10 +56,13 @@ def preview_text(home: SiteHome, digest: str) -> str:
 
 def _content(home: SiteHome, digest: str) -> dict[str, Any]:
     from casam_fed.bank.release import parse
+    from casam_fed.routing.state import router_tensors
 
     data = Outbox(home).path(digest).read_bytes()
     release = parse(data)
-    tensors = {f"alignment.{name}": tensor for name, tensor in release.alignment.items()} | dict(release.router)
+    tensors = {f"alignment.{name}": tensor for name, tensor in release.alignment.items()} | router_tensors(
+        release.router
+    )
     return {
         "digest": release.digest,
         "bytes": len(data),

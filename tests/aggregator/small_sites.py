@@ -25,7 +25,7 @@ from casam_fed.bank.release import pack
 from casam_fed.host.files import sha256_bytes, sha256_file
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.gaussian import Background
-from casam_fed.routing.state import RouterState, fit_routers, router_tensors
+from casam_fed.routing.state import RouterState, fit_routers
 from casam_fed.wire.enrolment import EnrolmentRequest
 from casam_fed.wire.evaluation_report import RouteReport
 from casam_fed.wire.exchange import Hello, Logs, Receipt, StageReport, Submission, Synced, decode_json
@@ -57,7 +57,7 @@ def small_release(site: str, task: str, place: float, seed: int = 0, greedy: boo
         thresholds = {kind: replace(each, value=1e12) for kind, each in router.thresholds.items()}
         router = replace(router, thresholds=thresholds)
     layer = AlignmentLayer(CHANNELS, 1, "identity", seed=seed).state_dict()
-    return pack(layer, router_tensors(router), card(task, site=site, **changes))
+    return pack(layer, router, card(task, site=site, **changes)).data
 
 
 def small_report(**scores: float) -> StageReport:

@@ -17,19 +17,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aggregator import admission
-from aggregator.admission import CODES, Decision, EnrolledSite, Limits, Standing, examine
+from aggregator.admission import CODES, AdmissionLimits, Decision, EnrolledSite, Standing, examine
 from casam_fed.audit.dsse import read_envelope, seal
 from casam_fed.audit.keys import fingerprint
 from casam_fed.audit.statement import PAYLOAD_TYPE, Statement, sign_statement
 from casam_fed.bank.card import card_json
 from casam_fed.bank.layer_bank import Entry, LayerBank
 from casam_fed.bank.release import pack, parse
+from casam_fed.errors import BankError
 from casam_fed.host.files import sha256_bytes
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.calibration import Threshold
 from casam_fed.routing.gaussian import Background
+from casam_fed.routing.neighbours import Neighbours
 from casam_fed.routing.overlap import OverlapTable
-from casam_fed.routing.state import RouterState, fit_routers, router_state_from, router_tensors
+from casam_fed.routing.state import RouterState, fit_routers, router_tensors
 
 from ..casam_fed.bank.releases import BACKBONE_DIGEST, CHANNELS, card
 
@@ -71,9 +73,9 @@ def released(
 ) -> bytes:
     return pack(
         alignment or layer(changes.get("start", "identity")),
-        router_tensors(router or ROUTERS[task]),
+        router or ROUTERS[task],
         card(task, **changes),
-    )
+    ).data
 
 
 def stated(data: bytes, task: str = "polyp", **changes: Any) -> Statement:
@@ -123,9 +125,10 @@ def standing(*entries: Entry, **changes: Any) -> Standing:
         "probes": PROBES,
         "sites": SITES,
         "entries": entries,
-        "routers": {each.task: ROUTERS[each.task.lower()] for each in entries if each.status == "active"},
     }
-    return Standing(**{**values, **changes})
+    routers = {each.task: ROUTERS[each.task.lower()] for each in entries if each.status == "active"}
+    values = {**values, **changes}
+    return Standing(**{"neighbours": lambda: Neighbours.of(routers, values["background"]), **values})
 
 
 EMPTY = standing()
@@ -163,15 +166,13 @@ def test_an_honest_release_may_be_admitted(known, start):
 
 def test_what_may_be_admitted_the_bank_admits(tmp_path):
     bank = LayerBank.create(tmp_path / "bank", "tiny", BACKBONE_DIGEST, BACKGROUND)
-    known: dict[str, RouterState] = {}
     for number, task in enumerate(RELEASES, 1):
-        now = standing(*bank.snapshot().entries, routers=known)
+        now = standing(*bank.snapshot().entries)
         decision = decide(RELEASES[task], signed(RELEASES[task], task, number), f"site-{task}", now)
         assert decision.code == "A001"
         assert decision.release is not None
         bank.admit(decision.release)
-        known[task] = router_state_from(decision.release.router)
-    again = decide(POLYP, ENVELOPE, known=standing(*bank.snapshot().entries, routers=known))
+    again = decide(POLYP, ENVELOPE, known=standing(*bank.snapshot().entries))
     assert again.entry == bank.snapshot().entries[0]
 
 
@@ -184,7 +185,7 @@ def test_the_same_bytes_again_give_the_same_entry():
 
 
 def test_what_is_in_force_stays_so_when_limits_become_stricter():
-    strict = standing(entry("polyp"), limits=Limits(images=10_000, layer_rms=0.0))
+    strict = standing(entry("polyp"), limits=AdmissionLimits(images=10_000, layer_rms=0.0))
     assert decide(POLYP, ENVELOPE, known=strict).code == "A002"
 
 
@@ -202,7 +203,10 @@ FEW = released(images=5)
 OTHER_POLYP = released(seed=5)
 HIDING = released("Unknown", ROUTERS["polyp"], site="site-polyp")
 WRONG: dict[str, tuple[str, Callable[[], Decision]]] = {
-    "release too large": ("R101", lambda: decide(POLYP, ENVELOPE, known=standing(limits=Limits(release_bytes=100)))),
+    "release too large": (
+        "R101",
+        lambda: decide(POLYP, ENVELOPE, known=standing(limits=AdmissionLimits(release_bytes=100))),
+    ),
     "envelope too large": ("R102", lambda: decide(POLYP, b"x" * 65_536)),
     "no envelope": ("R103", lambda: decide(POLYP, b"hello")),
     "written again": ("R103", lambda: decide(POLYP, json.dumps(json.loads(ENVELOPE)).encode())),
@@ -311,10 +315,12 @@ def forged() -> bytes:
     )
 
 
+HONEST = parse(POLYP)
+TENSORS = {f"alignment.{each}": value for each, value in HONEST.alignment.items()} | router_tensors(HONEST.router)
+
+
 def with_tensor(name: str, tensor: Tensor) -> bytes:
-    honest = parse(POLYP)
-    tensors = {f"alignment.{each}": value for each, value in honest.alignment.items()} | dict(honest.router)
-    return save({**tensors, name: tensor}, {"card": card_json(honest.card)})
+    return save({**TENSORS, name: tensor}, {"card": card_json(HONEST.card)})
 
 
 def sharper(state: RouterState) -> RouterState:
@@ -355,12 +361,10 @@ def test_what_the_sender_wrote_cannot_move_the_operators_cursor():
     """A card may be any text until it is parsed, and its error names the place."""
     wild = "\x1b[2J\r\n\u202e\u00fc" * 500
     text = json.dumps({**json.loads(card_json(card("polyp"))), wild: 1}, sort_keys=True, separators=(",", ":"))
-    honest = parse(POLYP)
-    tensors = {f"alignment.{each}": value for each, value in honest.alignment.items()} | dict(honest.router)
-    decision = resigned(save(tensors, {"card": text}))
+    decision = resigned(save(TENSORS, {"card": text}))
     assert decision.code == "R116"
     assert r"\x1b[2J\r\n\u202e\xfc" in decision.sentence
-    undeclared = save({**tensors, wild: torch.zeros(1)}, {"card": card_json(honest.card)})
+    undeclared = save({**TENSORS, wild: torch.zeros(1)}, {"card": card_json(HONEST.card)})
     assert resigned(undeclared).code == "R116"
 
 
@@ -373,13 +377,15 @@ def test_defects_of_ours_surface(monkeypatch):
         examine(POLYP, ENVELOPE, "site-polyp", TWO)
 
 
-def test_a_standing_that_contradicts_itself_is_a_defect_of_the_caller():
-    with pytest.raises(ValueError, match="two sites"):
-        standing(sites={**SITES, "site-x": enrolled(1)})
-    with pytest.raises(ValueError, match="entries in force"):
-        standing(entry("spleen"), routers={})
-    with pytest.raises(ValueError, match="in their order"):
-        standing(entry("spleen"), entry("teeth", 1), routers={"teeth": ROUTERS["teeth"], "spleen": ROUTERS["spleen"]})
+def test_the_bank_is_asked_only_for_what_has_passed_all_other_checks():
+    def asked() -> Neighbours:
+        raise BankError("an entry of ours is damaged")
+
+    known = standing(entry("spleen"), neighbours=asked)
+    for data, envelope in ((POLYP, b"hello"), (FEW, signed(FEW)), (POLYP, signed(POLYP, app="d" * 64))):
+        assert decide(data, envelope, known=known).outcome == "refused"
+    with pytest.raises(BankError, match="of ours"):
+        examine(POLYP, ENVELOPE, "site-polyp", known)
 
 
 def mutations(data: bytes, count: int, seed: int) -> list[bytes]:
@@ -462,12 +468,10 @@ def test_every_value_of_a_signed_header_ends_in_a_decision():
 
 
 def test_every_value_of_a_signed_card_ends_in_a_decision():
-    honest = parse(POLYP)
-    tensors = {f"alignment.{each}": value for each, value in honest.alignment.items()} | dict(honest.router)
     strange = [None, True, -1, 2**63, 10**400, 1e300, "", "x" * 9999, [], {}, "\x1b[2J", [[]], {"a": []}]
-    for name, value in itertools.product(json.loads(card_json(honest.card)), strange):
-        text = json.dumps({**json.loads(card_json(honest.card)), name: value}, sort_keys=True, separators=(",", ":"))
-        resigned(save(tensors, {"card": text}))
+    for name, value in itertools.product(json.loads(card_json(HONEST.card)), strange):
+        text = json.dumps({**json.loads(card_json(HONEST.card)), name: value}, sort_keys=True, separators=(",", ":"))
+        resigned(save(TENSORS, {"card": text}))
 
 
 def test_every_change_of_a_signed_statement_ends_in_a_decision():
@@ -480,22 +484,19 @@ def test_every_change_of_a_signed_statement_ends_in_a_decision():
 @pytest.mark.parametrize("scale", [1e-300, 1e-12, 1e-3, 1e3, 1e6, 1e30, 1e300])
 @pytest.mark.parametrize("name", ["mean", "covariance", "count", "thresholds"])
 def test_every_scale_of_a_router_ends_in_a_decision(name, scale):
-    tensor = parse(POLYP).router["router.thresholds" if name == "thresholds" else f"router.gaussian.{name}"]
     full = "router.thresholds" if name == "thresholds" else f"router.gaussian.{name}"
+    tensor = TENSORS[full]
     value = (tensor.double() * scale).clamp(-9e18, 9e18).to(tensor.dtype) if name == "count" else tensor * scale
     resigned(with_tensor(full, value))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e3, 1e6, 1e30])
 def test_every_scale_of_a_vae_ends_in_a_decision(scale):
-    honest = parse(POLYP)
-    for name in (each for each in honest.router if each.startswith("router.vae.") and each.endswith("weight")):
-        resigned(with_tensor(name, honest.router[name] * scale))
-    worst = {
-        name: torch.full_like(t, min(scale, 1e6)) for name, t in honest.router.items() if name.startswith("router.vae")
-    }
-    tensors = {f"alignment.{each}": value for each, value in honest.alignment.items()} | dict(honest.router) | worst
-    resigned(save(tensors, {"card": card_json(honest.card)}))
+    vae = {name: tensor for name, tensor in TENSORS.items() if name.startswith("router.vae.")}
+    for name in (each for each in vae if each.endswith("weight")):
+        resigned(with_tensor(name, vae[name] * scale))
+    worst = {name: torch.full_like(tensor, min(scale, 1e6)) for name, tensor in vae.items()}
+    resigned(save(TENSORS | worst, {"card": card_json(HONEST.card)}))
 
 
 def test_every_code_has_its_page():

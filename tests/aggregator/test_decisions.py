@@ -9,17 +9,26 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator import decisions as module
+from aggregator import kept_neighbours
+from aggregator import ledger as ledgers
 from aggregator.decisions import Decisions
+from aggregator.kept_neighbours import neighbours_of
 from aggregator.sites import revoke, rotate
+from casam_fed.audit.announcement import RECEIPT
+from casam_fed.audit.dsse import read_envelope, seal
+from casam_fed.audit.event_log import events_of
 from casam_fed.bank import layer_bank as banks
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import parse
+from casam_fed.canonical import canonical_json
 from casam_fed.errors import BankError, CasamError, StorageError
 from casam_fed.host import files as files_of_ours
 from casam_fed.host.files import sha256_bytes
+from casam_fed.routing.overlap import measure_overlap
 from casam_fed.wire.exchange import decode_json, encode_json
 
-from .small_sites import SmallSite, small_release, small_request
+from ..casam_fed.routing.slow_overlap import slow_overlap
+from .small_sites import PROBES, SmallSite, small_release, small_request
 
 
 @pytest.fixture
@@ -398,11 +407,173 @@ class TestDamage:
         with pytest.raises(BankError, match=r"probes.safetensors is missing or damaged"):
             decide(decisions, north)
 
-    def test_a_flipped_bit_in_the_bank_stops_decisions(self, decisions, north, south):
+    def test_a_flipped_bit_in_the_bank_stops_the_decision_that_has_to_read_it(self, decisions, north, south, unread):
         decide(decisions, north)
         path = decisions.home.bank / "objects" / f"{north.digest}.safetensors"
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
+        shutil.rmtree(decisions.home.kept)
         with pytest.raises(BankError, match="is not what its name says"):
             decide(decisions, south)
+        with pytest.raises(BankError, match="is not what its name says"):
+            bank_of(decisions).check_whole()
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Let this process forget the releases that it has loaded, and count those that a bank parses from now on."""
+    parsed = []
+
+    def counted(data):
+        parsed.append(sha256_bytes(data))
+        return parse(data)
+
+    monkeypatch.setattr(banks, "_loaded", banks._Loaded(1 << 20))
+    monkeypatch.setattr(banks, "parse", counted)
+    return parsed
+
+
+@pytest.fixture
+def read_from(monkeypatch):
+    """The places in the bank log from which its events are read."""
+    places = []
+
+    def noted(log, public, owner, start=0):
+        places.append(start)
+        return events_of(log, public, owner, start)
+
+    monkeypatch.setattr(ledgers, "events_of", noted)
+    return places
+
+
+def forged(home, **changes) -> bytes:
+    """Return a kept snapshot that says something else, signed all the same."""
+    key, path = home.signing_key(), home.kept / "snapshot.json"
+    payload = json.loads(read_envelope(path.read_bytes(), "it").payload)
+    return seal(ledgers._REACHED, canonical_json(payload | changes).encode(), key)
+
+
+UNFIT = {
+    "nothing": lambda home: b"",
+    "rotten": lambda home: (home.kept / "snapshot.json").read_bytes()[:-9],
+    "of another key": lambda home: seal(ledgers._REACHED, b"{}", Ed25519PrivateKey.generate()),
+    "of another kind": lambda home: seal(RECEIPT, b"{}", home.signing_key()),
+    "of another log": lambda home: forged(home, log="casam-fed/bank/south/" + "0" * 12),
+    "of another history": lambda home: forged(home, root="0" * 64),
+    "of a longer log": lambda home: forged(home, size=99),
+    "no snapshot": lambda home: forged(home, snapshot="{}"),
+}
+
+
+class TestKept:
+    """What log and bank lead to is kept, so that neither is read again, and believed only where it fits them."""
+
+    def test_a_decision_reads_no_release_of_the_bank_and_only_the_events_since_the_last(
+        self, decisions, north, south, west, unread, read_from
+    ):
+        decide(decisions, north)
+        decide(decisions, south)
+        size = decisions.ledger.log().size
+        assert decide(decisions, west).outcome == "admitted"
+        assert (read_from, unread) == ([0, size - 2, size - 1], [])
+
+    def test_where_nothing_has_happened_since_no_event_is_read(self, decisions, north, read_from):
+        decide(decisions, north)
+        bank, size = decisions.bank_now()
+        del read_from[:]
+        again, same = decisions.bank_now()
+        assert (again.snapshot(), same, read_from) == (bank.snapshot(), size, [])
+
+    @pytest.mark.parametrize("kind", UNFIT)
+    def test_a_snapshot_that_does_not_fit_the_log_is_made_anew(self, decisions, north, south, read_from, kind):
+        decide(decisions, north)
+        decisions.bank_now()
+        path = decisions.home.kept / "snapshot.json"
+        whole = path.read_bytes()
+        path.write_bytes(UNFIT[kind](decisions.home))
+        del read_from[:]
+        bank, _ = decisions.bank_now()
+        assert (bank.snapshot(), read_from, path.read_bytes()) == (decisions.ledger.snapshot(), [0, 0], whole)
+        assert decide(decisions, south).sequence == 1
+
+    def test_a_snapshot_is_not_believed_of_a_log_that_was_set_back(self, decisions, north, south):
+        """An older copy of folder and log was restored, but what was kept is newer."""
+        decide(decisions, north)
+        before = decisions.home.path.parent / "before"
+        shutil.copytree(decisions.home.audit, before)
+        decide(decisions, south)
+        decisions.bank_now()
+        shutil.rmtree(decisions.home.audit)
+        before.rename(decisions.home.audit)
+        bank, _ = decisions.bank_now()
+        assert [entry.site for entry in bank.entries()] == ["north"]
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda path: path.unlink(),
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            lambda path: path.write_bytes(b"\x80\x04N."),
+            lambda path: path.rename(path.with_name(f"neighbours-{'0' * 64}.safetensors")),
+            lambda path: path.write_bytes(bytes(8 << 20)),
+        ],
+        ids=["missing", "cut", "pickle", "renamed", "too large"],
+    )
+    def test_neighbours_that_are_missing_or_damaged_are_made_anew_and_say_the_same(
+        self, decisions, north, south, west, unread, change
+    ):
+        decide(decisions, north)
+        decide(decisions, south)
+        (path,) = decisions.home.kept.glob("neighbours-*")
+        whole = path.read_bytes()
+        change(path)
+        known = neighbours_of(bank_of(decisions), decisions.home.kept)
+        assert sorted(unread) == sorted([north.digest, south.digest])
+        assert path.read_bytes() == whole
+        assert [kept.name for kept in decisions.home.kept.glob("neighbours-*")] == [path.name]
+        assert slow_table(bank_of(decisions), west) == measure_overlap(meeting(known, west), PROBES).to_json()
+
+    def test_after_each_change_of_the_bank_a_table_is_what_all_would_give_anew(self, decisions, north, south, west):
+        """Admitted by rule, then by a person, then retired, then admitted again."""
+        for site in (north, south):
+            table = slow_table(bank_of(decisions), site)
+            assert decide(decisions, site).outcome == "admitted"
+            assert decisions.record(site.name, site.digest).overlap == table
+        waits = claiming(decisions.home)
+        table = slow_table(bank_of(decisions), waits)
+        assert decide(decisions, waits).outcome == "quarantined"
+        assert decisions.record("greedy", waits.digest).overlap == table
+        decisions.accept("greedy")
+        known = neighbours_of(bank_of(decisions), decisions.home.kept)
+        assert known.tasks == ("north", "south", "greedy")
+        decisions.retire("north", "other")
+        table = slow_table(bank_of(decisions), west)
+        decide(decisions, west)
+        assert decisions.record("west", west.digest).overlap == table
+
+    def test_after_a_person_has_accepted_only_the_new_entry_is_read(self, decisions, north, waiting, unread):
+        decisions.accept("greedy")
+        del unread[:]
+        neighbours_of(bank_of(decisions), decisions.home.kept)
+        assert unread == [waiting.digest]
+
+    def test_a_disk_that_has_no_room_for_it_costs_time_only(self, decisions, north, south, monkeypatch):
+        def full(path, data, **how):
+            raise StorageError(f"cannot write {path}: no space left on device; free space")
+
+        monkeypatch.setattr(ledgers, "write_atomically", full)
+        monkeypatch.setattr(kept_neighbours, "write_atomically", full)
+        assert [decide(decisions, site).outcome for site in (north, south)] == ["admitted", "admitted"]
+        assert not decisions.home.kept.exists()
+
+
+def meeting(known, site):
+    release = parse(site.data)
+    return known.meet(release.card.task, release.router)
+
+
+def slow_table(bank, site) -> str:
+    release = parse(site.data)
+    routers = {entry.task: bank.load(entry.task).router for entry in bank.entries()}
+    return slow_overlap(release.card.task, release.router, routers, bank.background, PROBES).to_json()

@@ -10,11 +10,11 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from aggregator import decisions, delivery
-from aggregator.admission import Limits
+from aggregator.admission import AdmissionLimits
 from aggregator.decisions import Decisions
 from aggregator.delivery import Timing, deliver, evaluate, plain
 from aggregator.sites import enrol, revoke
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import pack, parse
 from casam_fed.bank.snapshot import read_snapshot
@@ -22,7 +22,7 @@ from casam_fed.errors import BankError, StorageError, WithheldError
 from casam_fed.host.files import sha256_bytes, write_atomically
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.overlap import OverlapLimits
-from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
+from casam_fed.routing.state import RouterOptions, fit_routers
 from casam_fed.wire.enrolment import open_request, welcome_json
 from casam_fed.wire.exchange import (
     EVALUATE_STAGE,
@@ -139,8 +139,8 @@ def submission_of(site: SmallSite, digest: str = "") -> str:
 def lenient(monkeypatch):
     """No router takes too much: for tests of many sites, or of routers that were hardly trained."""
     everything = {"gaussian": 1.0, "vae": 1.0}
-    limits = functools.partial(Limits, overlap=OverlapLimits(everything, everything, everything))
-    monkeypatch.setattr(decisions, "Limits", limits)
+    limits = functools.partial(AdmissionLimits, overlap=OverlapLimits(everything, everything, everything))
+    monkeypatch.setattr(decisions, "AdmissionLimits", limits)
 
 
 class TestHonestSites:
@@ -602,7 +602,7 @@ class TestDeployedSites:
         features = torch.randn(20, 128, generator=torch.Generator().manual_seed(0)) + place
         patients = [f"p{number}" for number in range(20)]
         state = fit_routers(features, patients, LayerBank(home.bank).background, RouterOptions(vae_epochs=1))
-        release = pack(AlignmentLayer(128, 3, "identity", seed=0).state_dict(), router_tensors(state), facts)
+        release = pack(AlignmentLayer(128, 3, "identity", seed=0).state_dict(), state, facts).data
         digest = sha256_bytes(release)
         write_atomically(Outbox(site).path(digest), release)
         write_atomically(site.outbox / "submission.json", encode_json(Submission(digest, {})).encode())

@@ -28,7 +28,7 @@ from cryptography.x509.oid import NameOID
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from aggregator.gateway_bounds import Budget, Limits
+from aggregator.gateway_bounds import Budget, GatewayLimits
 
 ROOT = Path(__file__).parents[2]
 PROTOBUF = {"content-type": "application/protobuf", "accept": "application/protobuf"}
@@ -197,8 +197,8 @@ def running_gateway(files: Files, upstream_port: int, folder: Path, limits: str 
     if limits:
         command = [
             "-c",
-            f"import sys; from pathlib import Path as P; from aggregator.gateway import Limits, serve\n"
-            f"a = sys.argv; serve(a[1], a[2], P(a[3]), P(a[4]), P(a[5]), Limits({limits}))",
+            f"import sys; from pathlib import Path as P; from aggregator.gateway import GatewayLimits, serve\n"
+            f"a = sys.argv; serve(a[1], a[2], P(a[3]), P(a[4]), P(a[5]), GatewayLimits({limits}))",
             f"127.0.0.1:{port}",
             f"127.0.0.1:{upstream_port}",
             files.ca,
@@ -371,7 +371,7 @@ def test_a_body_announced_too_large_is_refused_before_it_is_sent(gateway: Gatewa
 
 
 def test_the_limit_itself_passes_and_one_byte_more_does_not(gateway: Gateway, upstream: Upstream) -> None:
-    limit = Limits().body_bytes
+    limit = GatewayLimits().body_bytes
     with gateway.client() as client:
         assert client.post(PUSH, content=bytes(limit), headers=PROTOBUF).status_code == 200
         assert client.post(PUSH, content=bytes(limit + 1), headers=PROTOBUF).status_code == 413
@@ -392,7 +392,7 @@ def test_a_chunked_body_is_refused_as_soon_as_it_passes_the_limit(gateway: Gatew
     with gateway.client() as client:
         assert client.post(PUSH, content=iter([b"a", b"b"]), headers=PROTOBUF).content == b"ab"
         assert client.post(PUSH, content=endless(), headers=PROTOBUF).status_code == 413
-    assert sent >= Limits().body_bytes
+    assert sent >= GatewayLimits().body_bytes
     assert [asked.size for asked in upstream.asked] == [2]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from casam_fed.backbone.catalogue import CATALOGUE, backbone_card
+from casam_fed.backbone.backbones import BACKBONES, backbone_card
 from casam_fed.backbone.model import Backbone, load_backbone
 from casam_fed.backbone.preparation import prepare
 from casam_fed.backbone.sam_modules import build_sam
@@ -44,7 +44,7 @@ def _backbone(name: str) -> Backbone:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", choices=list(CATALOGUE), default="mini")
+    parser.add_argument("--backbone", choices=list(BACKBONES), default="mini")
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--steps", type=int, default=40)
     options = parser.parse_args()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors import safe_open
 
-from casam_fed.backbone.catalogue import CATALOGUE
+from casam_fed.backbone.backbones import BACKBONES
 from simulations.backbone_command import backbone
 from simulations.cli import main
 from simulations.mini_sam.pretrain import PretrainOptions
@@ -48,8 +48,8 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> bool:
 
 def test_list_shows_every_backbone_and_which_are_here(casam):
     lines = casam("backbone", "list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["name", *CATALOGUE]
-    for line, card in zip(lines[1:], CATALOGUE.values(), strict=True):
+    assert [line.split()[0] for line in lines] == ["name", *BACKBONES]
+    for line, card in zip(lines[1:], BACKBONES.values(), strict=True):
         assert card.sha256[:12] in line
         assert card.licence in line
         assert (" yes " in line) == (card.name == "mini")
@@ -57,12 +57,12 @@ def test_list_shows_every_backbone_and_which_are_here(casam):
 
 def test_list_as_json_tells_the_same_in_full(casam):
     rows = {row["name"]: row for row in json.loads(casam("backbone", "list", "--json").stdout)}
-    assert list(rows) == list(CATALOGUE)
+    assert list(rows) == list(BACKBONES)
     assert rows["mini"]["present"] is True
     assert rows["vit_h"]["present"] is False
     assert rows["vit_b"]["embedding"] == "256x64x64"
-    assert rows["vit_l"]["sha256"] == CATALOGUE["vit_l"].sha256
-    assert rows["vit_l"]["origin"] == CATALOGUE["vit_l"].url
+    assert rows["vit_l"]["sha256"] == BACKBONES["vit_l"].sha256
+    assert rows["vit_l"]["origin"] == BACKBONES["vit_l"].url
 
 
 def test_verify_checks_all_that_are_here(casam, tmp_path):
@@ -86,7 +86,7 @@ def test_verify_of_an_absent_backbone_says_how_to_get_it(casam):
 def test_import_of_a_file_that_nobody_pinned_is_refused_and_keeps_nothing(casam, tmp_path):
     (tmp_path / "found.pth").write_bytes(b"a checkpoint from somewhere")
     digest = hashlib.sha256(b"a checkpoint from somewhere").hexdigest()
-    assert refused(casam("backbone", "import", tmp_path / "found.pth"), digest, CATALOGUE["vit_h"].sha256, "not read")
+    assert refused(casam("backbone", "import", tmp_path / "found.pth"), digest, BACKBONES["vit_h"].sha256, "not read")
     assert not (tmp_path / "cache").exists()
 
 
@@ -94,13 +94,13 @@ def test_import_of_a_pinned_file_makes_it_ready(tmp_path, tiny_backbone, monkeyp
     """In this process, for a catalogue whose pinned file is small enough to have."""
     import torch
 
-    from casam_fed.backbone.catalogue import BackboneCard
+    from casam_fed.backbone.backbones import BackboneCard
     from casam_fed.host.files import sha256_file
 
     monkeypatch.setenv("CASAM_CACHE", str(tmp_path / "cache"))
     torch.save(tiny_backbone.sam.state_dict(), tmp_path / "tiny.pth")
     card = BackboneCard("tiny", tiny_backbone.geometry, sha256_file(tmp_path / "tiny.pth"), "http://127.0.0.1:9/", 1)
-    monkeypatch.setitem(CATALOGUE, "tiny", card)
+    monkeypatch.setitem(BACKBONES, "tiny", card)
     imported = CliRunner().invoke(backbone, ["import", str(tmp_path / "tiny.pth")])
     assert imported.output == f"tiny is ready: {tmp_path / 'cache' / 'backbones' / 'tiny.safetensors'}\n"
     assert "tiny: verified" in CliRunner().invoke(backbone, ["verify"]).output
@@ -154,7 +154,7 @@ def test_measure_reports_drawn_images_and_every_site(casam, blobs):
     shown = casam(*command).stdout.splitlines()
     told = json.loads(casam(*command, "--json").stdout)
     assert told["backbone"] == "mini"
-    assert told["sha256"] == CATALOGUE["mini"].sha256
+    assert told["sha256"] == BACKBONES["mini"].sha256
     assert shown == [
         f"3 drawn images: box-prompted IoU {told['drawn_box_iou']:.3f}, "
         f"one-point-prompted IoU {told['drawn_point_iou']:.3f}",

@@ -95,6 +95,7 @@ def test_a_run_completes_reports_and_leaves_no_process_behind(finished):
     assert sorted(path.name for path in (out / "overlays").iterdir()) == [
         f"{site}-{number}.png" for site in ("clinic", "lab") for number in (1, 2)
     ]
+    assert "(overlays/lab-2.png)" in (out / "report.md").read_text()
 
 
 def test_run_json_holds_what_was_promised(finished):

@@ -39,7 +39,7 @@ def banks(trained, mini_backbone, tmp_path_factory):
     for count in range(3):
         folder = tmp_path_factory.mktemp("banks") / str(count)
         bank = LayerBank.create(folder, "mini", mini_backbone.digest, background_of(mini_backbone))
-        for each in (parse(other), release)[:count]:
+        for each in (other, release)[:count]:
             bank.admit(each)
         found.append(bank)
     return found

@@ -14,7 +14,7 @@ from casam_fed.audit.merkle import check_consistency
 from casam_fed.audit.note import Checkpoint, check_cosigned, check_signed, cosigned, read_note, sign_checkpoint
 from casam_fed.audit.statement import open_statement
 from casam_fed.audit.tiles import Log
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import parse
 from casam_fed.errors import EnrolmentError, ExchangeError, SignatureError

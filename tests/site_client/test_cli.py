@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.errors import CasamError
 from casam_fed.host.processes import free_port
 from casam_fed.wire.exchange import Receipt

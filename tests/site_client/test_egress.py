@@ -267,7 +267,7 @@ def test_json_that_says_the_same_in_another_form_stays(gate, home, kind, change)
         (EVALUATE_STAGE, ("gaussian", "scores", "image 7.png"), 0.5),
         (EVALUATE_STAGE, ("gaussian", "scores", "iou"), 2.0),
         (EVALUATE_STAGE, ("gaussian", "strengths"), [1] * 1000),
-        (EVALUATE_STAGE, ("without", "patient 7"), {}),
+        (EVALUATE_STAGE, ("without",), {"patient 7": {}}),
         (EVALUATE_STAGE, ("per_image",), [0.5, 0.7]),
     ],
 )

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import casam_fed.host.files
 from casam_fed.audit.keys import fingerprint, public_key, public_pem
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.errors import ConfigError, EnrolmentError, KeyFileError, StorageError
 from casam_fed.wire.enrolment import open_request, welcome_json
 from site_client.home import SiteHome, create_site_home, renew_keys

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from casam_fed.audit.event import (
     site_origin,
 )
 from casam_fed.audit.keys import fingerprint
+from casam_fed.audit.schema import schema_text
 from casam_fed.errors import NewerFormatError, SignatureError
 
-SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "reference" / "log-entry.schema.json").read_text())
+PUBLISHED = Path(__file__).parents[3] / "docs" / "reference" / "log-entry.schema.json"
+SCHEMA = json.loads(PUBLISHED.read_text())
 CHECK = jsonschema.Draft202012Validator(SCHEMA)
 KEY = Ed25519PrivateKey.from_private_bytes(b"k" * 32)
 PRINT = fingerprint(KEY.public_key())
@@ -206,3 +210,14 @@ def test_an_entry_too_large_for_a_bundle_is_not_signed():
     objects = [{"id": DIGEST, "bytes": 2**52}] * 512
     with pytest.raises(SignatureError, match=f"at most {MAX_ENTRY_BYTES:,}"):
         sign_event(event_of("site", "intent", facts={**event_of("site", "intent").facts, "objects": objects}), KEY)
+
+
+def test_the_published_schema_is_generated_from_the_forms():
+    """After a change of the forms: python -m casam_fed.audit.schema > docs/reference/log-entry.schema.json."""
+    assert PUBLISHED.read_text() == schema_text()
+    run = subprocess.run([sys.executable, "-m", "casam_fed.audit.schema"], capture_output=True, text=True, check=True)
+    assert run.stdout == schema_text()
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard
+from casam_fed.backbone.backbones import BACKBONES, BackboneCard
 from casam_fed.backbone.checkpoints import (
     background_path,
     card_for_file,
@@ -57,7 +57,7 @@ def pth(tmp_path: Path, tiny_backbone: Backbone) -> Path:
 def card(cache: Path, pth: Path, tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> BackboneCard:
     """A catalogue entry that pins `pth`."""
     pinned = BackboneCard("tiny", tiny_backbone.geometry, sha256_file(pth), "http://127.0.0.1:9/tiny.pth", 1)
-    monkeypatch.setitem(CATALOGUE, "tiny", pinned)
+    monkeypatch.setitem(BACKBONES, "tiny", pinned)
     return pinned
 
 
@@ -121,9 +121,9 @@ class TestImport:
             card_for_file(tmp_path / name, [card])
 
     def test_a_file_tells_by_its_digest_which_backbone_it_is(self, card, pth):
-        cards = [CATALOGUE["vit_b"], card]
+        cards = [BACKBONES["vit_b"], card]
         assert card_for_file(pth, cards) is card
-        with pytest.raises(BackboneError, match=rf"no pinned checkpoint \(vit_b {CATALOGUE['vit_b'].sha256}\)"):
+        with pytest.raises(BackboneError, match=rf"no pinned checkpoint \(vit_b {BACKBONES['vit_b'].sha256}\)"):
             card_for_file(pth, cards[:1])
 
 
@@ -149,13 +149,13 @@ class TestVerify:
             load_backbone("tiny", "cpu")
 
     def test_weights_of_another_checkpoint_are_refused(self, card, kept, monkeypatch):
-        monkeypatch.setitem(CATALOGUE, "tiny", dataclasses.replace(card, sha256="0" * 64))
+        monkeypatch.setitem(BACKBONES, "tiny", dataclasses.replace(card, sha256="0" * 64))
         with pytest.raises(BackboneError, match="made from another checkpoint than the pinned one"):
             load_backbone("tiny", "cpu")
 
     def test_weights_that_do_not_fit_the_geometry_are_refused(self, card, kept, monkeypatch):
         wider = dataclasses.replace(card.geometry, channels=64)
-        monkeypatch.setitem(CATALOGUE, "tiny", dataclasses.replace(card, geometry=wider))
+        monkeypatch.setitem(BACKBONES, "tiny", dataclasses.replace(card, geometry=wider))
         with pytest.raises(BackboneError, match="does not hold a tiny SAM"):
             load_backbone("tiny", "cpu")
 
@@ -168,7 +168,7 @@ class TestVerify:
             load_backbone("vit_x", "cpu")
 
     def test_the_shipped_weights_are_pinned_by_the_catalogue(self):
-        mini = CATALOGUE["mini"]
+        mini = BACKBONES["mini"]
         path = verified_weights(mini)
         assert path.stat().st_size < 9e6
         assert background_path(mini).parent == path.parent
@@ -272,7 +272,7 @@ class TestPull:
 
     def test_the_shipped_backbone_needs_no_download(self):
         with pytest.raises(BackboneError, match="ships with casam-fed; there is nothing to download"):
-            pull(CATALOGUE["mini"], ignore)
+            pull(BACKBONES["mini"], ignore)
 
     def test_too_little_room_is_said_before_the_download(self, card, server, cache):
         with pytest.raises(StorageError, match="needs 3000000000 MB free for tiny"):
@@ -289,10 +289,10 @@ class TestPull:
         """The limit on the size of a file stands in for the disk: the kernel refuses the write just the same."""
         code = f"""
 import resource
-from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard
+from casam_fed.backbone.backbones import BACKBONES, BackboneCard
 from casam_fed.backbone.checkpoints import pull
 from casam_fed.errors import StorageError
-card = BackboneCard("tiny", CATALOGUE["mini"].geometry, "{card.sha256}", "{server}/right", 1)
+card = BackboneCard("tiny", BACKBONES["mini"].geometry, "{card.sha256}", "{server}/right", 1)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({pth.stat().st_size // 2},) * 2)
 try:
     pull(card, lambda received, total: None)

@@ -94,12 +94,6 @@ def test_only_the_images_that_prompts_name_are_decoded(tiny_backbone):
     assert [bool(gradient.any()) for gradient in embeddings.grad] == [False, True, False]
 
 
-@pytest.mark.parametrize("given", [{}, {"boxes": torch.zeros(1, 4), "points": torch.zeros(1, 2)}])
-def test_prompts_are_boxes_or_points_and_not_both(given):
-    with pytest.raises(ValueError, match="boxes or points"):
-        Prompts(torch.zeros(1, dtype=torch.int64), **given)
-
-
 @pytest.mark.parametrize("kind", ["boxes", "points"])
 def test_no_prompts_give_no_masks(backbone, kind):
     geometry = backbone.geometry

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from casam_fed.backbone.catalogue import CATALOGUE
+from casam_fed.backbone.backbones import BACKBONES
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import choose_device, load_backbone
 from casam_fed.errors import BackboneError
@@ -22,7 +22,7 @@ def test_the_mini_sam_returns_the_shapes_of_its_card(mini_backbone):
     logits, predicted_iou = mini_backbone.decode(embeddings, prompts)
     assert logits.shape == (3, 1, 64, 64)
     assert predicted_iou.shape == (3, 1)
-    assert mini_backbone.digest == CATALOGUE["mini"].sha256
+    assert mini_backbone.digest == BACKBONES["mini"].sha256
 
 
 def test_images_are_encoded_alike_in_any_company(tiny_backbone):

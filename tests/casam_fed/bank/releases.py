@@ -8,7 +8,7 @@ from casam_fed.bank.card import Card
 from casam_fed.bank.release import pack
 from casam_fed.method.alignment import AlignmentLayer
 from casam_fed.routing.gaussian import Background
-from casam_fed.routing.state import RouterOptions, fit_routers, router_tensors
+from casam_fed.routing.state import RouterOptions, RouterState, fit_routers
 
 CHANNELS = 8
 BACKBONE_DIGEST = "b" * 64
@@ -36,16 +36,16 @@ def card(task: str = "polyp", **changes: Any) -> Card:
     return Card(**{**values, **changes})
 
 
-def tensors(seed: int = 0) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the tensors of an alignment layer and of both routers, really trained on 12 random features."""
+def learned(seed: int = 0) -> tuple[dict[str, torch.Tensor], RouterState]:
+    """Return the tensors of an alignment layer, and both routers, really trained on 12 random features."""
     layer = AlignmentLayer(CHANNELS, 1, "identity", seed=seed)
     features = torch.randn(12, CHANNELS, generator=torch.Generator().manual_seed(seed))
     state = fit_routers(
         features, [f"p{index}" for index in range(12)], BACKGROUND, RouterOptions(seed=seed, vae_epochs=1)
     )
-    return layer.state_dict(), router_tensors(state)
+    return layer.state_dict(), state
 
 
 def release_bytes(task: str = "polyp", seed: int = 0, **changes: Any) -> bytes:
     """Return the bytes of a release."""
-    return pack(*tensors(seed), card(task, **changes))
+    return pack(*learned(seed), card(task, **changes)).data

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from casam_fed.bank import layer_bank
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import parse
 from casam_fed.bank.snapshot import Snapshot
@@ -17,6 +18,12 @@ from casam_fed.routing.gaussian import Background
 from .releases import BACKBONE_DIGEST, BACKGROUND, CHANNELS, release_bytes
 
 RELEASES = {task: parse(release_bytes(task, seed)) for seed, task in enumerate(("polyp", "spleen", "teeth"))}
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has loaded before counts for no test."""
+    monkeypatch.setattr(layer_bank, "_loaded", layer_bank._Loaded(1 << 20))
 
 
 @pytest.fixture
@@ -103,14 +110,6 @@ def test_a_release_that_no_router_can_be_built_from_is_refused(tmp_path):
     assert bank.entries() == []
 
 
-def test_only_the_bytes_of_a_release_count(bank):
-    polyp = RELEASES["polyp"]
-    entry = bank.admit(replace(polyp, digest="a" * 64, card=RELEASES["teeth"].card))
-    assert (entry.task, entry.digest) == ("polyp", polyp.digest)
-    with pytest.raises(ReleaseError):
-        bank.admit(replace(polyp, data=b"hello"))
-
-
 def test_an_entry_cannot_pass_for_another_task(bank):
     bank.admit(RELEASES["polyp"])
     path = bank.folder / "bank.json"
@@ -148,18 +147,53 @@ def test_retiring_withdraws_one_task_and_leaves_the_others_bit_for_bit(bank):
     assert bank.admit(RELEASES["spleen"]).sequence == 3
 
 
-def test_every_load_checks_the_digest(bank):
-    entry = bank.admit(RELEASES["polyp"])
-    bank.load("polyp")
-    path = bank.folder / "objects" / f"{entry.digest}.safetensors"
+def _damage(bank: LayerBank, digest: str) -> None:
+    path = bank.folder / "objects" / f"{digest}.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BankError, match=r"changed or damaged; delete it and sync"):
-        bank.load("polyp")
-    path.unlink()
-    with pytest.raises(BankError, match="is missing from the bank"):
-        bank.load("polyp")
+
+
+def test_what_is_read_is_checked_against_its_digest(bank):
+    entry = bank.admit(RELEASES["polyp"])
+    _damage(bank, entry.digest)
+    for read in (lambda: bank.load("polyp"), lambda: bank.object_bytes(entry.digest), bank.check_whole):
+        with pytest.raises(BankError, match=r"changed or damaged; delete it and sync"):
+            read()
+    (bank.folder / "objects" / f"{entry.digest}.safetensors").unlink()
+    for read in (lambda: bank.load("polyp"), lambda: bank.object_bytes(entry.digest), bank.check_whole):
+        with pytest.raises(BankError, match="is missing from the bank"):
+            read()
+
+
+def test_a_release_is_read_and_parsed_once_in_a_process_and_damage_after_that_is_found_by_who_looks_for_it(bank):
+    entry = bank.admit(RELEASES["polyp"])
+    first = bank.load("polyp")
+    _damage(bank, entry.digest)
+    assert LayerBank(bank.folder).load("polyp") is first
+    with pytest.raises(BankError, match="changed or damaged"):
+        bank.check_whole()
+
+
+def test_what_a_process_has_loaded_counts_for_a_bank_only_as_that_bank_says(bank):
+    """The same bytes under another name contradict the entry, whoever has loaded them before."""
+    bank.admit(RELEASES["polyp"])
+    bank.load("polyp")
+    path = bank.folder / "bank.json"
+    path.write_bytes(path.read_bytes().replace(b'"task":"polyp"', b'"task":"teeth"'))
+    with pytest.raises(BankError, match="contradicts the snapshot"):
+        LayerBank(bank.folder).load("teeth")
+
+
+def test_a_process_keeps_the_releases_it_used_last_up_to_a_bound(bank, monkeypatch):
+    for release in RELEASES.values():
+        bank.admit(release)
+    monkeypatch.setattr(layer_bank, "_loaded", layer_bank._Loaded(2 * len(RELEASES["polyp"].data)))
+    polyp, spleen = bank.load("polyp"), bank.load("spleen")
+    assert bank.load("polyp") is polyp
+    bank.load("teeth")
+    assert bank.load("polyp") is polyp
+    assert bank.load("spleen") is not spleen
 
 
 @pytest.mark.parametrize(
@@ -204,6 +238,27 @@ def test_a_copy_needs_only_what_it_lacks_and_ends_up_equal(bank, tmp_path):
     bank.retire("polyp")
     copy = LayerBank.mirror(copy.folder, bank.snapshot(), {})
     assert _objects(copy) == _objects(bank)
+
+
+def test_of_what_a_copy_holds_only_the_digest_is_checked_again(bank, tmp_path, monkeypatch):
+    entry = bank.admit(RELEASES["polyp"])
+    copy = LayerBank.mirror(tmp_path / "copy", bank.snapshot(), _objects(bank))
+    new = bank.admit(RELEASES["spleen"])
+    parsed = []
+    monkeypatch.setattr(layer_bank, "parse", lambda data: parsed.append(sha256_bytes(data)) or parse(data))
+    LayerBank.mirror(copy.folder, bank.snapshot(), {new.digest: RELEASES["spleen"].data})
+    assert parsed == [new.digest]
+    _damage(copy, entry.digest)
+    with pytest.raises(BankError, match="changed or damaged"):
+        LayerBank.mirror(copy.folder, bank.snapshot(), {})
+
+
+def test_a_copy_checks_what_it_holds_against_an_entry_that_has_changed(bank, tmp_path):
+    bank.admit(RELEASES["polyp"])
+    copy = LayerBank.mirror(tmp_path / "copy", bank.snapshot(), _objects(bank))
+    lie = Snapshot.parse(bank.snapshot().data.replace(b'"task":"polyp"', b'"task":"teeth"'))
+    with pytest.raises(BankError, match="contradicts the snapshot"):
+        LayerBank.mirror(copy.folder, lie, {})
 
 
 @pytest.mark.parametrize("defect", ["missing", "bit", "other release", "not a release"])
@@ -254,7 +309,7 @@ def test_a_copy_writes_nothing_before_everything_is_checked(bank, tmp_path):
 
 def test_a_file_that_cannot_be_read_or_locked_is_told_in_one_sentence(bank, tmp_path):
     (tmp_path / "locked" / ".lock").mkdir(parents=True)
-    with pytest.raises(StorageError, match=r"cannot lock .*: is a directory; let this user"):
+    with pytest.raises(StorageError, match=r"cannot lock .*: is a directory; .*let this user"):
         LayerBank.mirror(tmp_path / "locked", bank.snapshot(), _objects(bank))
     (bank.folder / "bank.json").unlink()
     (bank.folder / "bank.json").mkdir()

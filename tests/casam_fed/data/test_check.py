@@ -94,15 +94,15 @@ def test_progress_counts_every_image_and_samples_are_shown(folder):
 
 
 def test_contact_sheets_show_every_sample_once():
-    reader = PhantomReader("endoscopy", 9, 1, seed=0)
-    sheets = ContactSheets(rows=2)
+    reader = PhantomReader("cardiac_mr", 4, 1, seed=0)
+    sheets = ContactSheets(rows=1)
     pages = [page for page in map(sheets.add, map(reader.read, reader.records())) if page]
     assert len(pages) == 1
     last = sheets.flush()
     assert sheets.flush() is None
     full, rest = (Image.open(io.BytesIO(page)) for page in (pages[0], last))
     assert full.width > rest.width
-    assert full.height > rest.height
+    assert full.height == rest.height
     assert full.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
 
 

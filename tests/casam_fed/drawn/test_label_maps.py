@@ -33,8 +33,8 @@ def test_other_seeds_and_other_numbers_are_other_drawings(drawings):
 @pytest.mark.parametrize("size", [64, 96, 256])
 def test_the_longest_side_is_the_requested_one(size):
     shapes = set()
-    for index in range(DRAWINGS):
-        drawing = draw(1, index, size)
+    for index in range(3):
+        drawing = draw(4, index, size)
         assert drawing.image.dtype == np.uint8
         assert drawing.image.shape == (*drawing.labels.shape, 3)
         assert max(drawing.labels.shape) == size

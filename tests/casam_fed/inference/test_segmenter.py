@@ -9,7 +9,7 @@ import torch
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.bank.card import Card
 from casam_fed.bank.layer_bank import LayerBank
-from casam_fed.bank.release import pack, parse
+from casam_fed.bank.release import Release, pack
 from casam_fed.config import MethodConfig
 from casam_fed.data.phantoms import PhantomReader
 from casam_fed.data.prompts import central_point, targets_of, tight_boxes
@@ -22,7 +22,7 @@ from casam_fed.method.task_data import TaskData, encode_task
 from casam_fed.method.training import train_alignment
 from casam_fed.routing.background import background_of
 from casam_fed.routing.pooling import pool
-from casam_fed.routing.state import RouterOptions, build_router, fit_routers, router_state_from, router_tensors
+from casam_fed.routing.state import RouterOptions, build_router, fit_routers
 from casam_fed.wire.evaluation_report import RouteReport
 
 CONFIG = MethodConfig(threads=1, epochs=1, min_steps=10, batch_size=4, masks_per_image=1)
@@ -49,9 +49,9 @@ class Trained:
                 )
                 for split in ("train", "test")
             )
-            self.bank.admit(parse(self._release(task, train)))
+            self.bank.admit(self._release(task, train))
 
-    def _release(self, task: str, data: TaskData) -> bytes:
+    def _release(self, task: str, data: TaskData) -> Release:
         layer = train_alignment(self.backbone, self.store, data, CONFIG, 0)
         features = torch.cat([pool(self.store.load([key])) for key in data.keys])
         routers = fit_routers(features, data.patients, self.bank.background, RouterOptions(vae_epochs=2))
@@ -71,7 +71,7 @@ class Trained:
             hyperparameters={},
             seed=0,
         )
-        return pack(layer.state_dict(), router_tensors(routers), card)
+        return pack(layer.state_dict(), routers, card)
 
     def segmenter(self, router: str = "gaussian", **options) -> Segmenter:
         return Segmenter(self.backbone, LayerBank(self.bank.folder), router, **options)
@@ -246,7 +246,7 @@ def test_leaving_a_task_out_is_a_bank_it_never_joined(trained, tmp_path, way, se
 
 @pytest.mark.parametrize("way", WAYS)
 def test_scores_are_those_of_the_released_routers_over_all_images_at_once(trained, way):
-    states = [router_state_from(trained.bank.load(task).router) for task in TASKS]
+    states = [trained.bank.load(task).router for task in TASKS]
     features = trained.evaluator("endoscopy").features
     for seed in (None, 3):
         expected = build_router(way, states, trained.bank.background, seed).scores(features)

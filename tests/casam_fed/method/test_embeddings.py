@@ -88,13 +88,6 @@ def test_images_are_taken_from_a_generator_no_more_than_a_batch_ahead(store):
     assert store.encoded == 7
 
 
-def test_progress_counts_every_image_stored_or_not(store):
-    store.add(pictures(2))
-    seen: list[int] = []
-    fresh(store).add(pictures(4), batch=2, progress=seen.append)
-    assert seen == [1, 2, 3, 4]
-
-
 def test_two_backbones_share_a_folder_without_meeting(store, tiny_backbone):
     other = Backbone("other", tiny_backbone.geometry, "b" * 64, tiny_backbone.sam, tiny_backbone.device)
     keys = store.add(pictures(2))

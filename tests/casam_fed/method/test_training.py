@@ -151,7 +151,7 @@ def _killed(folder: Path, blobs: Path, at: int) -> None:
     script = textwrap.dedent(f"""
         import os, signal, torch
         from pathlib import Path
-        from casam_fed.backbone.catalogue import Geometry
+        from casam_fed.backbone.backbones import Geometry
         from casam_fed.backbone.model import Backbone
         from casam_fed.backbone.sam_modules import build_sam
         from casam_fed.config import MethodConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from casam_fed.backbone.catalogue import CATALOGUE, BackboneCard
+from casam_fed.backbone.backbones import BACKBONES, BackboneCard
 from casam_fed.backbone.checkpoints import background_path, weights_path
 from casam_fed.backbone.model import Backbone
 from casam_fed.drawn.label_maps import draw
@@ -19,7 +19,7 @@ from casam_fed.routing.pooling import pool
 def card(tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BackboneCard:
     monkeypatch.setenv("CASAM_CACHE", str(tmp_path))
     pinned = BackboneCard("tiny", tiny_backbone.geometry, tiny_backbone.digest, "http://127.0.0.1:9/", 1)
-    monkeypatch.setitem(CATALOGUE, "tiny", pinned)
+    monkeypatch.setitem(BACKBONES, "tiny", pinned)
     return pinned
 
 
@@ -97,4 +97,4 @@ def test_the_shipped_ones_belong_to_the_drawings_and_weights_of_today(mini_backb
     some = compute_background(mini_backbone, images=12, seed=20251117)
     standard_error = shipped.std / 12**0.5
     assert ((some.mean - shipped.mean).abs() < 5 * standard_error).all()
-    assert background_path(CATALOGUE["mini"]).exists()
+    assert background_path(BACKBONES["mini"]).exists()

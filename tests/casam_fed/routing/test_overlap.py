@@ -15,6 +15,7 @@ from casam_fed.routing import overlap
 from casam_fed.routing.background import background_of
 from casam_fed.routing.calibration import Threshold
 from casam_fed.routing.gaussian import Background, GaussianStatistics
+from casam_fed.routing.neighbours import Neighbours
 from casam_fed.routing.overlap import LIMITS, Claim, OverlapLimits, OverlapTable, measure_overlap, probe_features
 from casam_fed.routing.pooling import pool
 from casam_fed.routing.state import RouterState, build_router, fit_routers
@@ -52,8 +53,10 @@ def bank(states) -> dict[str, RouterState]:
     return {name: states[name] for name in "abc"}
 
 
-def measured(state: RouterState, bank: Mapping[str, RouterState], **changes: int) -> OverlapTable:
-    return measure_overlap("new", state, bank, BACKGROUND, PROBES, **changes)
+def measured(
+    state: RouterState, bank: Mapping[str, RouterState], probes: Mapping[str, Tensor] = PROBES
+) -> OverlapTable:
+    return measure_overlap(Neighbours.of(bank, BACKGROUND).meet("new", state), probes)
 
 
 def with_gaussian(state: RouterState, mean: Tensor, covariance: Tensor, limit: Threshold) -> RouterState:
@@ -159,7 +162,7 @@ def test_a_sharper_copy_of_an_entry_is_caught(states, bank):
     """It takes the entry's images, as they lie nearer than the floor under the variances predicts."""
     victim = states["b"].gaussian
     copy = with_gaussian(states["d"], victim.mean, victim.covariance * 0.7, ANYTHING)
-    claim = measure_overlap("new", copy, bank, BACKGROUND, {}).beyond()
+    claim = measured(copy, bank, {}).beyond()
     assert claim is not None
     assert (claim.kind, claim.source) == ("gaussian", "task b")
     scores = build_router("gaussian", [states["b"], copy], BACKGROUND).scores(task_features(1))
@@ -170,70 +173,6 @@ def test_an_exact_copy_takes_nothing_because_the_first_task_wins(states, bank):
     table = measured(states["b"], bank)
     assert {claim.share for claim in table.claims if claim.source.startswith("task")} == {0.0}
     assert all(table.kinds[kind].own["task b"] > 0.8 for kind in KINDS)
-
-
-def test_all_at_once_is_one_by_one(states, bank, monkeypatch):
-    """The shares, counted sample by sample from the scores of each task alone."""
-    monkeypatch.setattr(overlap, "_TOGETHER", 3)
-    candidate = replace(states["d"], gaussian=states["b"].gaussian, vae=states["b"].vae)
-    candidate = with_thresholds(candidate, gaussian=Threshold(-30, -12.0), vae=Threshold(0, 2.5))
-    candidate = with_gaussian(
-        candidate, states["b"].gaussian.mean + 0.3, states["b"].gaussian.covariance, Threshold(-5, 3)
-    )
-    tasks = [*bank.values(), candidate]
-    table = measured(candidate, bank, samples=25, seed=7)
-    drawn = [row for _, rows in overlap._batches([task.gaussian for task in tasks], 25, 7) for row in rows]
-    for kind in KINDS:
-        counted = [[_destination(tasks, kind, feature) for feature in rows] for rows in drawn]
-        found = table.kinds[kind]
-        for name, goals in zip("abc", counted, strict=False):
-            assert found.claimed[f"task {name}"] == goals.count((3, True)) / 25
-            silent = [
-                goal == (3, False) and _destination(tasks[:3], kind, feature)[1]
-                for goal, feature in zip(goals, drawn["abc".index(name)], strict=True)
-            ]
-            assert found.silenced[f"task {name}"] == sum(silent) / 25
-        for number, name in enumerate(("a", "b", "c", "new")):
-            assert found.own[f"task {name}"] == counted[3].count((number, True)) / 25
-        for name, features in PROBES.items():
-            claimed = [_destination([candidate], kind, feature)[1] for feature in features]
-            assert found.claimed[f"probe {name}"] == pytest.approx(sum(claimed) / 24)
-    assert 0 < table.kinds["gaussian"].claimed["task b"] < 1
-
-
-def _destination(tasks: list[RouterState], kind: str, feature: Tensor) -> tuple[int, bool]:
-    """The nearest task's number, and whether it claims the feature."""
-    scores = [build_router(kind, [task], BACKGROUND).scores(feature[None]).item() for task in tasks]
-    nearest = scores.index(min(scores))
-    return nearest, scores[nearest] <= tasks[nearest].thresholds[kind].value
-
-
-def test_samples_follow_the_statistics_as_measured():
-    statistics = [GaussianStatistics.from_features(task_features(seed, 30)) for seed in range(3)]
-    ((first, drawn),) = overlap._batches(statistics, 20_000, 0)
-    assert (first, drawn.shape) == (0, (3, 20_000, C))
-    for task, features in zip(statistics, drawn, strict=True):
-        again = GaussianStatistics.from_features(features)
-        torch.testing.assert_close(again.mean, task.mean, atol=0.05, rtol=0)
-        torch.testing.assert_close(again.covariance, task.covariance, atol=0.08, rtol=0)
-
-
-def test_few_images_can_be_drawn_from():
-    features = task_features(0, 3)
-    ((_, drawn),) = overlap._batches([GaussianStatistics.from_features(features)], 50, 0)
-    directions = torch.linalg.svd(drawn[0] - features.double().mean(0))[1]
-    assert (directions[2:] < 1e-2 * directions[0]).all()
-
-
-def test_the_same_seed_gives_the_same_table(states, bank):
-    assert measured(states["b"], bank, seed=1) == measured(states["b"], bank, seed=1)
-    shifted = with_gaussian(
-        states["d"],
-        states["b"].gaussian.mean + 0.5,
-        states["b"].gaussian.covariance,
-        states["b"].thresholds["gaussian"],
-    )
-    assert measured(shifted, bank, seed=1) != measured(shifted, bank, seed=2)
 
 
 def test_nothing_global_is_drawn_from(states, bank):
@@ -302,8 +241,6 @@ def test_what_has_no_scores_is_told_by_an_error_of_ours(states, bank):
     flat = with_gaussian(states["d"], states["d"].gaussian.mean, torch.zeros(C, C, dtype=torch.float64), ANYTHING)
     with pytest.raises(TrainingError, match="without a usable spread"):
         measured(flat, bank)
-    with pytest.raises(DataError, match="channels"):
-        measure_overlap("new", states["d"], bank, BACKGROUND, {"blank": torch.zeros(3, C + 1)})
 
 
 def test_probes_are_features_of_some_dozen_images_and_always_the_same(tiny_backbone):
@@ -339,11 +276,11 @@ def test_honest_tasks_stay_within_the_limits_and_greedy_ones_do_not(honest, mini
     background, probes = background_of(mini_backbone), probe_features(mini_backbone)
     for name, state in honest.items():
         others = {other: each for other, each in honest.items() if other != name}
-        table = measure_overlap(name, state, others, background, probes)
+        neighbours = Neighbours.of(others, background)
+        table = measure_overlap(neighbours.meet(name, state), probes)
         assert table.beyond(LIMITS) is None
         for kind in KINDS:
-            claim = measure_overlap(
-                name, with_thresholds(state, **{kind: ANYTHING}), others, background, probes
-            ).beyond()
+            greedy = with_thresholds(state, **{kind: ANYTHING})
+            claim = measure_overlap(neighbours.meet(name, greedy), probes).beyond()
             assert claim is not None
             assert claim.kind == kind

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from casam_fed.errors import ReleaseError, TrainingError
+from casam_fed.errors import DataError, ReleaseError, TrainingError
 from casam_fed.routing.calibration import plan_folds
 from casam_fed.routing.gaussian import Background, GaussianScorer, GaussianStatistics
 from casam_fed.routing.state import RouterOptions, fit_routers, router_state_from, router_tensors
@@ -106,6 +106,14 @@ def test_an_empty_bank_and_an_empty_batch_have_scores_too():
     assert VAEScorer([]).scores(features(0, 3)).shape == (3, 0)
     assert GaussianScorer([site], BACKGROUND).scores(features(0, 0)).shape == (0, 1)
     assert VAEScorer([state]).scores(features(0, 0)).shape == (0, 1)
+
+
+def test_features_of_another_backbone_are_refused():
+    site = GaussianStatistics.from_features(features(0, 5))
+    state = TaskVAE(C, torch.Generator().manual_seed(0)).state_dict()
+    for scorer in (GaussianScorer([site], BACKGROUND), VAEScorer([state])):
+        with pytest.raises(DataError, match="9 channels"):
+            scorer.scores(features(0, 3, 9))
 
 
 @pytest.mark.parametrize("kept", [[], [1], [3, 0], [0, 1, 2, 3]])

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import NameOID
 
 from casam_fed.audit.keys import public_pem
-from casam_fed.backbone.catalogue import backbone_card
+from casam_fed.backbone.backbones import backbone_card
 from casam_fed.config import MethodConfig
 from casam_fed.wire.enrolment import EnrolmentRequest, Welcome
 

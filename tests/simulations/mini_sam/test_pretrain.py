@@ -7,13 +7,23 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from casam_fed.backbone.catalogue import Geometry
+from casam_fed.backbone.backbones import Geometry
 from casam_fed.errors import TrainingError
+from simulations.mini_sam import pretrain as pretraining
 from simulations.mini_sam.pretrain import PretrainOptions, pretrain
 
 GEOMETRY = Geometry(64, 32, 16, 16, 1, 1, 2, (0,), 16, 1, 16)
 CPU = torch.device("cpu")
-OPTIONS = PretrainOptions(steps=260, images=3, boxes=1, clicks=1, warmup=20, learning_rate=2e-3, workers=0)
+OPTIONS = PretrainOptions(steps=60, images=3, boxes=1, clicks=1, warmup=20, learning_rate=2e-3, workers=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def often():
+    """Report after every 10 steps, and keep a checkpoint after every 25."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "_REPORT_EVERY", 10)
+        patch.setattr(pretraining, "_CHECKPOINT_EVERY", 25)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -26,27 +36,27 @@ def trained(tmp_path_factory):
 
 def test_the_loss_falls_and_progress_is_told(trained):
     _, _, lines = trained
-    assert [line.split("  ")[0] for line in lines] == [f"step {step}/260" for step in range(50, 251, 50)]
+    assert [line.split("  ")[0] for line in lines] == [f"step {step}/60" for step in range(10, 61, 10)]
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
     assert np.mean(losses[-2:]) < losses[0]
 
 
 def test_a_run_that_goes_on_from_its_checkpoint_ends_with_the_same_bits(trained, tmp_path):
-    """Killed right after the checkpoint of step 250, then started again."""
+    """Killed right after the checkpoint of step 25, then started again."""
     _, weights, _ = trained
 
     class Killed(BaseException):
         pass
 
     def kill(line: str) -> None:
-        if line.startswith("step 300"):
+        if line.startswith("step 30"):
             raise Killed
 
-    longer = dataclasses.replace(OPTIONS, steps=310)
+    longer = dataclasses.replace(OPTIONS, steps=40)
     with pytest.raises(Killed):
         pretrain(GEOMETRY, longer, tmp_path / "killed", CPU, kill)
     with safe_open(tmp_path / "killed" / "pretrain.safetensors", framework="pt") as file:
-        assert file.metadata()["step"] == "250"
+        assert file.metadata()["step"] == "25"
     resumed = pretrain(GEOMETRY, longer, tmp_path / "killed", CPU, print).state_dict()
     whole = pretrain(GEOMETRY, longer, tmp_path / "whole", CPU, print).state_dict()
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.items())
@@ -64,7 +74,7 @@ def test_a_finished_run_is_not_repeated(trained):
 def test_a_checkpoint_of_other_options_is_refused(trained):
     work, _, _ = trained
     before = (work / "pretrain.safetensors").read_bytes()
-    for changes in ({"steps": 100}, {"seed": 1}):
+    for changes in ({"steps": 70}, {"seed": 1}):
         with pytest.raises(TrainingError, match="made with other options; delete it, or go on with those"):
             pretrain(GEOMETRY, dataclasses.replace(OPTIONS, **changes), work, CPU, print)
     assert (work / "pretrain.safetensors").read_bytes() == before

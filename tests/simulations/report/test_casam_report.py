@@ -43,8 +43,8 @@ def four() -> dict[str, Any]:
 def written(four: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("four")
     for name in ("tissue-10", "tissue-2", "histology-1", "a b"):
-        (folder / "seed-0" / "overlays").mkdir(exist_ok=True, parents=True)
-        Image.new("RGB", (4, 4)).save(folder / "seed-0" / "overlays" / f"{name}.png")
+        (folder / "overlays").mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(folder / "overlays" / f"{name}.png")
     report_on(four, folder)
     return folder
 

@@ -8,7 +8,7 @@ import pytest
 from casam_fed.errors import SimulationError
 from simulations.methods.method_list import METHODS
 from simulations.sweep.folder import SweepFolder
-from simulations.sweep.plan import cells_of
+from simulations.sweep.plan import Cell, cells_of
 from simulations.sweep.run import Sweep
 
 from ..report.synthetic_results import collect, stream_of, synthetic_results
@@ -51,6 +51,18 @@ def test_a_seed_that_was_finished_before_a_crash_is_kept(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 of 3 cells are finished already" in said
     assert "cells 2 to 3 of 3: casam, seed 1, order 0; casam, seed 2, order 0; 2 left, about 7 min" in said
+
+
+def test_an_average_that_was_made_but_not_scored_is_not_made_again(tmp_path):
+    starts = []
+    wanted = Cell(METHODS["fedavg"], 0, 0)
+    begun = replace(sweep(tmp_path, 0, starts), cells=[wanted])
+    path = wanted.folder(tmp_path) / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(SimulationError, match=r"fedavg/order-0/seed-0/results\.json is not whole"):
+        begun.run()
+    assert starts == []
 
 
 def test_flower_that_says_it_completed_and_left_nothing_is_not_believed(tmp_path):

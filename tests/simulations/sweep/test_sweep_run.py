@@ -69,7 +69,7 @@ def finished_cells(out: Path) -> dict[str, int]:
 
 
 def progress(out: Path) -> str:
-    path = out / "seed-0/progress.jsonl"
+    path = out / "progress.jsonl"
     return path.read_text() if path.exists() else ""
 
 
@@ -143,7 +143,8 @@ def test_every_method_has_a_row_and_all_share_what_they_must(swept):
 def test_another_order_is_added_without_training_casam_again(swept):
     folder = swept[1]
     before = finished_cells(folder / "out")
-    outbox = {path: path.stat().st_mtime_ns for path in (folder / "out" / "sites").glob("*/seed-0/outbox/*")}
+    outbox = {path: path.stat().st_mtime_ns for path in (folder / "out" / "shared").glob("*/seed-0/outbox/*")}
+    assert len(outbox) > 2
     done = subprocess.run(
         **command(folder, "--methods", "casam,sequential", "--orders", "2"),
         capture_output=True, text=True, timeout=500, check=False,

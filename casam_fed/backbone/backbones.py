@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from casam_fed.errors import BackboneError
 
-__all__ = ["CATALOGUE", "BackboneCard", "Geometry", "backbone_card"]
+__all__ = ["BACKBONES", "BackboneCard", "Geometry", "backbone_card"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class BackboneCard:
-    """One entry of the catalogue.
+    """What there is to know of a backbone.
 
     `sha256` pins the file at `url` (the official .pth) or, where `url` is None, the safetensors file in this package.
     """
@@ -67,7 +67,7 @@ def _official(dim: int, depth: int, heads: int, global_attention: tuple[int, ...
 
 _ORIGIN = "https://dl.fbaipublicfiles.com/segment_anything"
 
-CATALOGUE: dict[str, BackboneCard] = {
+BACKBONES: dict[str, BackboneCard] = {
     card.name: card
     for card in (
         BackboneCard(
@@ -103,11 +103,11 @@ CATALOGUE: dict[str, BackboneCard] = {
 
 
 def backbone_card(name: str) -> BackboneCard:
-    """Return the catalogue's entry for `name`.
+    """Return the card of the backbone `name`.
 
     Raises:
         BackboneError: no such backbone; the message lists those there are.
     """
-    if name not in CATALOGUE:
-        raise BackboneError(f"unknown backbone '{name}'; choose one of {', '.join(CATALOGUE)}")
-    return CATALOGUE[name]
+    if name not in BACKBONES:
+        raise BackboneError(f"unknown backbone '{name}'; choose one of {', '.join(BACKBONES)}")
+    return BACKBONES[name]
