@@ -140,6 +140,9 @@ def test_what_only_casam_has_is_of_the_streams_own_order(beside_casam):
     run = json.loads((beside_casam / "run.json").read_text())
     assert list(run["rows"]) == ["casam gaussian", "casam vae", "casam oracle", "zero-shot", "er"]
     assert run["rows"]["casam vae"]["runs"] == 3
+    assert [(one["order"], one["last"]) for one in run["rows"]["zero-shot"]["per_run"]] == [
+        (order, pytest.approx(sum(run["zero_shot"].values()) / 3)) for order in (0, 1)
+    ]
     assert list(run["bank_digests"]) == list(run["routes"]["vae"]["per_seed"]) == ["0", "1"]
     own = [one["last"] for one in run["rows"]["casam vae"]["per_run"] if one["order"] == 0]
     assert run["routes"]["vae"]["last"] == pytest.approx(sum(own) / 2)

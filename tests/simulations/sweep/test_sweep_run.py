@@ -85,6 +85,7 @@ def swept(tmp_path_factory):
     deadline = time.monotonic() + 300
     while "lab joins" not in progress(out) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     orphans = alive()
@@ -143,8 +144,6 @@ def test_every_method_has_a_row_and_all_share_what_they_must(swept):
 def test_another_order_is_added_without_training_casam_again(swept):
     folder = swept[1]
     before = finished_cells(folder / "out")
-    outbox = {path: path.stat().st_mtime_ns for path in (folder / "out" / "shared").glob("*/seed-0/outbox/*")}
-    assert len(outbox) > 2
     done = subprocess.run(
         **command(folder, "--methods", "casam,sequential", "--orders", "2"),
         capture_output=True, text=True, timeout=500, check=False,
@@ -153,7 +152,9 @@ def test_another_order_is_added_without_training_casam_again(swept):
     after = finished_cells(folder / "out")
     assert set(after) - set(before) == {f"cells/{name}/order-1/seed-0" for name in ("casam", "sequential")}
     assert {cell: after[cell] for cell in before} == before
-    assert {path: path.stat().st_mtime_ns for path in outbox} == outbox
+    said = (folder / "out" / "cells/casam/order-1/progress.jsonl").read_text()
+    assert "Clinic joins" in said
+    assert "step" not in said
     run = json.loads((folder / "out" / "run.json").read_text())
     assert run["orders"] == [["Clinic", "lab"], ["lab", "Clinic"]]
     assert run["rows"]["sequential"]["runs"] == 2
