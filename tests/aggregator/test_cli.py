@@ -580,7 +580,7 @@ class TestUp:
     @pytest.fixture
     def looks(self, monkeypatch):
         """What each look of the watcher raises; after the last one somebody presses Ctrl-C."""
-        from aggregator import processes, superlink, watcher
+        from aggregator import superlink, watcher
 
         raised: list[BaseException] = []
 
@@ -617,8 +617,8 @@ class TestUp:
         monkeypatch.setattr(up_command, "Supervisor", Supervisor)
         monkeypatch.setattr(up_command, "end_leftovers", lambda path: None)
         monkeypatch.setattr(up_command, "_LOOK_S", 0.0)
-        monkeypatch.setattr(processes, "check_ports", lambda home: None)
-        monkeypatch.setattr(processes, "children", lambda home: ())
+        monkeypatch.setattr(up_command, "check_ports", lambda home: None)
+        monkeypatch.setattr(up_command, "children", lambda home: ())
         monkeypatch.setattr(superlink, "SuperLink", SuperLink)
         monkeypatch.setattr(watcher, "Watcher", Watcher)
         return raised
@@ -636,12 +636,10 @@ class TestUp:
         assert (code, printed.count("it is full")) == (0, 1)
 
     def test_a_port_that_is_taken_is_one_sentence(self, casam, new_home, looks, monkeypatch):
-        from aggregator import processes
-
         def taken(_home):
             raise SupervisionError("the public port 127.0.0.1:8444 is in use by python (pid 1); end that")
 
-        monkeypatch.setattr(processes, "check_ports", taken)
+        monkeypatch.setattr(up_command, "check_ports", taken)
         code, _, complaint = casam("up", new_home.path)
         assert (code, "is in use by" in complaint) == (1, True)
 

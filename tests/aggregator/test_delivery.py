@@ -529,7 +529,7 @@ class TestEvaluate:
         assert decode_json(StageReport, path.read_text(), "a test").gaussian.scores == {"iou": 0.25}
 
     def test_a_site_that_withholds_its_scores_is_said_to(self, small_home, north, south):
-        def withheld(last):
+        def withheld():
             raise WithheldError("fewer than 10 test images in /data/hospital: their scores stay here")
 
         north.evaluate = withheld
