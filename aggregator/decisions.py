@@ -226,16 +226,13 @@ class Decisions:
             BankError: its file is missing or damaged.
         """
         path = self._quarantined(record.site, record.digest)
-        try:
-            with as_storage_error("read", path):
-                data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise BankError(f"{path} is missing; {record.site} is asked for it again when it comes online") from error
-        if sha256_bytes(data) != record.digest:
-            raise BankError(
-                f"{path} is not the release that was quarantined; delete it: {record.site} is then asked for it again"
-            )
-        return parse(data)
+        defect = f"is missing; {record.site} is asked for it again when it comes online"
+        with contextlib.suppress(FileNotFoundError), as_storage_error("read", path):
+            data = path.read_bytes()
+            if sha256_bytes(data) == record.digest:
+                return parse(data)
+            defect = f"is not the release that was quarantined; delete it: {record.site} is then asked for it again"
+        raise BankError(f"{path} {defect}")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

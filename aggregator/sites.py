@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,12 +35,12 @@ class KeyPair:
     since: str
     ended: str = ""
 
-    @property
+    @cached_property
     def public(self) -> Ed25519PublicKey:
         """The signing key."""
         return public_key(self.signing_key, "an enrolled site")
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Its fingerprint."""
         return fingerprint(self.public)

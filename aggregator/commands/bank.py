@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from aggregator.home import Home
+from aggregator.ledger import Ledger
 from casam_fed.audit.event import REASONS
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError
 from casam_fed.host.command_line import folder_argument, json_option, require_yes
 
 if TYPE_CHECKING:
+    from aggregator.decisions import Decisions
     from casam_fed.routing.overlap import OverlapTable
 
 __all__ = ["bank"]
@@ -31,11 +33,9 @@ def bank() -> None:
 @json_option
 def list_command(folder: Path, as_json: bool) -> None:
     """Show all entries, and the releases that wait for a person."""
-    from aggregator.decisions import Decisions
-
-    home = Home(folder)
-    snapshot = read_snapshot(home.bank)
-    waiting = [record for record in Decisions(home).records() if record.outcome == "quarantined"]
+    decisions = _decisions(folder)
+    snapshot = read_snapshot(decisions.home.bank)
+    waiting = [record for record in decisions.records() if record.outcome == "quarantined"]
     if as_json:
         entries = [asdict(entry) for entry in snapshot.entries]
         held = [
@@ -61,12 +61,11 @@ def list_command(folder: Path, as_json: bool) -> None:
 @json_option
 def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> None:
     """Show a task: its card, its decision, and what its router takes from others (the overlap table)."""
-    from aggregator.decisions import Decisions
     from casam_fed.bank.layer_bank import LayerBank
     from casam_fed.routing.overlap import OverlapTable
 
-    home = Home(folder)
-    decisions = Decisions(home)
+    decisions = _decisions(folder)
+    bank = decisions.home.bank
     known = [
         record
         for record in decisions.records()
@@ -79,8 +78,8 @@ def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> No
     card = None
     if record.outcome == "quarantined":
         card = asdict(decisions.quarantined(record).card)
-    elif any(entry.digest == record.digest for entry in read_snapshot(home.bank).active):
-        card = asdict(LayerBank(home.bank).load(task).card)
+    elif any(entry.digest == record.digest for entry in read_snapshot(bank).active):
+        card = asdict(LayerBank(bank).load(task).card)
     table = OverlapTable.from_json(record.overlap) if record.overlap else None
     if as_json:
         overlap = json.loads(record.overlap) if record.overlap else None
@@ -102,11 +101,10 @@ def show_command(folder: Path, task: str, site: str | None, as_json: bool) -> No
 @json_option
 def verify_command(folder: Path, as_json: bool) -> None:
     """Read the log and every object of the bank, check that the one follows from the other, and say what was found."""
-    from aggregator.decisions import Decisions
     from casam_fed.bank.layer_bank import LayerBank
 
     home = Home(folder)
-    bank, ledger = LayerBank(home.bank), Decisions(home).ledger
+    bank, ledger = LayerBank(home.bank), Ledger(home)
     told = ledger.snapshot()
     if told != bank.snapshot():
         raise BankError(
@@ -127,14 +125,12 @@ def verify_command(folder: Path, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def retire_command(folder: Path, task: str, reason: str, yes: bool) -> None:
     """Withdraw a task: its release leaves the bank for good, no other entry changes by one bit, its log says so."""
-    from aggregator.decisions import Decisions
-
     home = Home(folder)
     # Its file may be damaged: that is a reason to retire it.
     if all(entry.task != task for entry in read_snapshot(home.bank).active):
         raise BankError(f"the bank has no task {task}; casam-aggregator bank list {folder} shows all")
     require_yes(f"Retire {task}? Its release is deleted here, and at every site at its next sync.", yes)
-    entry = Decisions(home).retire(task, reason)
+    entry = _decisions(folder).retire(task, reason)
     click.echo(f"{task} (entry {entry.sequence}) is retired; bank {read_snapshot(home.bank).digest}")
 
 
@@ -145,12 +141,18 @@ def retire_command(folder: Path, task: str, reason: str, yes: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def accept_command(folder: Path, task: str, site: str | None, yes: bool) -> None:
     """Admit a release that waits in quarantine, after a look at its overlap table (bank show)."""
-    from aggregator.decisions import Decisions
-
-    decisions = Decisions(Home(folder))
+    decisions = _decisions(folder)
     require_yes(f"Admit the quarantined release of {task}?", yes)
     record = decisions.accept(task, site)
     click.echo(f"{task} is entry {record.sequence} now; {record.site} hears of it at its next sync.")
+
+
+def _decisions(folder: Path) -> "Decisions":
+    # torch takes seconds to import: neither --help nor a wrong folder waits for it.
+    home = Home(folder)
+    from aggregator.decisions import Decisions
+
+    return Decisions(home)
 
 
 def _overlap(table: "OverlapTable") -> str:

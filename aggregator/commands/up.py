@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from aggregator.home import Home
+from aggregator.ledger import Ledger
+from aggregator.processes import check_ports, children
+from aggregator.progress import Progress
 from casam_fed.errors import CasamError
 from casam_fed.host.command_line import folder_argument
 from casam_fed.host.supervision import Supervisor, end_leftovers
@@ -23,9 +26,6 @@ def up(folder: Path) -> None:
 
     A process that dies is started again. Their logs are in DIR/logs.
     """
-    from aggregator.ledger import Ledger
-    from aggregator.processes import check_ports, children
-    from aggregator.progress import Progress
     from aggregator.superlink import SuperLink
     from aggregator.watcher import Watcher
 

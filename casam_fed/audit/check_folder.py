@@ -21,7 +21,6 @@ from casam_fed.host.files import reason_of
 
 __all__ = [
     "CODES",
-    "FORMAT",
     "GUIDES",
     "MANIFEST",
     "CheckError",

@@ -18,7 +18,6 @@ __all__ = [
     "COSIGNATURE",
     "ED25519",
     "MAX_NOTE_BYTES",
-    "MAX_SIGNATURES",
     "Checkpoint",
     "Note",
     "Signature",
@@ -30,7 +29,6 @@ __all__ = [
     "key_hash",
     "read_note",
     "sign_checkpoint",
-    "verifier_key",
 ]
 
 ED25519 = 1
@@ -97,12 +95,9 @@ class Note:
 
 def key_hash(name: str, algorithm: int, public: Ed25519PublicKey) -> bytes:
     """Return the 4 bytes by which a signature line names its key, for `ED25519` or `COSIGNATURE`."""
-    return hashlib.sha256(name.encode() + b"\n" + _typed(algorithm, public)).digest()[:_KEY_HASH_BYTES]
-
-
-def verifier_key(name: str, algorithm: int, public: Ed25519PublicKey) -> str:
-    """Return the one-line form in which tools take a public key (C2SP signed-note, "Verifier keys")."""
-    return f"{name}+{key_hash(name, algorithm, public).hex()}+{_text(_typed(algorithm, public))}"
+    return hashlib.sha256(name.encode() + b"\n" + bytes([algorithm]) + public.public_bytes_raw()).digest()[
+        :_KEY_HASH_BYTES
+    ]
 
 
 def sign_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> Note:
@@ -243,10 +238,6 @@ def _check(note: Note, name: str, algorithm: int, public: Ed25519PublicKey) -> i
 
 def _cosigned_head(time: int) -> bytes:
     return b"cosignature/v1\ntime %d\n" % time
-
-
-def _typed(algorithm: int, public: Ed25519PublicKey) -> bytes:
-    return bytes([algorithm]) + public.public_bytes_raw()
 
 
 def _text(data: bytes) -> str:

@@ -131,7 +131,9 @@ def _verify_site(
     report: Report, folder: Folder, manifest: Manifest, bank_key: Ed25519PublicKey, keys: dict[str, Ed25519PublicKey]
 ) -> None:
     if not keys:
-        raise CheckError("key-missing", f"give the public key of site {manifest.site} (--site-key FILE)")
+        raise CheckError(
+            "key-missing", f"no public key of site {manifest.site} was given; give it with --site-key FILE"
+        )
     site_fingerprint, site_key = next(iter(keys.items()))
     bank = BankHistory(manifest.site)
     bank_tree = _log(report, folder, manifest, "bank", bank_key, bank)

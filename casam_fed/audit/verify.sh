@@ -108,8 +108,7 @@ readonly SMALL_ORDER="^(0[01]0{60}[08]0|e[cde]f{60}[7f]f|$EIGHTH|$OTHER_EIGHTH)$
 # RFC 8410: what says Ed25519, 32 bytes, in base64; the key itself follows.
 readonly ED25519='MCowBQYDK2VwAyEA'
 readonly PEM="^-----BEGIN PUBLIC KEY-----$LINE$ED25519($HASH)$LINE-----END PUBLIC KEY-----$LINE$"
-# Fingerprints: number 0 is the bank's, the sites' follow.
-prints=()
+prints=()  # fingerprints: number 0 is the bank's, the sites' follow
 
 read_key() {  # FILE
   local raw print key=$work/key-${#prints[@]} bad="$1 is no Ed25519 public key in PEM form; ask for the file again"
@@ -229,8 +228,7 @@ cut_bundle() {  # LOG PATH FIRST COUNT
 check_hash_tile() {  # LOG PATH FIRST COUNT LEVEL
   local index expected=
   for (( index = $3; index < $3 + $4; index++ )); do expected+=${node[$1/$(( 8 * $5 ))/$index]}; done
-  (( ${size_of[$2]} == 32 * $4 )) && [[ $(hex < "$2") == "$expected" ]] ||
-    stop hash-tile "$2 does not hold the hashes of the entries; one or the other was changed"
+  (( ${size_of[$2]} == 32 * $4 )) && [[ $(hex < "$2") == "$expected" ]] || stop hash-tile "$2 holds other hashes"
 }
 
 # Checkpoint, tiles, root: that the entries in the export are those, and all those, that the log's owner has signed for.
@@ -312,8 +310,8 @@ in_one_form() {  # FILE LINES
 
 # Runs a program that finds what is wrong, `CODE SENTENCE`. Where it finds nothing it has to say so.
 judge() {  # PROGRAM ARGUMENT OF JQ...
-  local found about=(--arg kind "$kind" --arg federation "$federation" --arg site "$site")
-  found=$(jq -n -r "$FORMS first(($1), \"nothing\")" "${about[@]}" "${@:2}")
+  local found
+  found=$(jq -n -r "$FORMS first(($1), \"nothing\")" --arg federation "$federation" --arg site "$site" "${@:2}")
   [[ $found == nothing ]] || stop "${found%% *}" "${found#* }"
 }
 
@@ -399,8 +397,7 @@ check_witnesses_of_bank() {
 check_files() {
   local role digest facts path details=
   jq -n -r --arg key "${prints[1]:-}" '
-    def kept: .event | IN("admitted", "quarantined");
-    def decision: "\(.site)/\(.of.release)";
+    def kept: .event | IN("admitted", "quarantined"); def decision: "\(.site)/\(.of.release)";
     [inputs] | (map(select(.of.release) | {(decision): kept}) | add) as $kept
     | (.[] | if .event == "approved" then
           "release \(.of.release) \(.size) \(.of.card) needed", "statement \(.of.statement) \($key)"
@@ -419,8 +416,7 @@ check_files() {
       release) check_release "$digest" $facts ;;
       refused) [[ -z ${size_of[$path]:-} ]] || need_digest "$path" "$digest" statement ;;
       statement)
-        need "$path" statement-missing
-        (( ${size_of[$path]} <= MAX_ENTRY_BYTES )) || stop statement-size "$path has over $MAX_ENTRY_BYTES bytes"
+        (( ${size_of[$path]:-0} <= MAX_ENTRY_BYTES )) || stop statement-size "$path has over $MAX_ENTRY_BYTES bytes"
         need_digest "$path" "$digest" statement
         open_envelope "$path" "$STATEMENT" 1 "$facts" statement.lines statement-{form,form,key,signature} ;;
       payload) need_digest "$path" "$digest" payload ;;
@@ -435,14 +431,14 @@ check_files() {
   check_said statement "[.subject[0].digest.sha256] + (.predicate | [.federation, .site, .task, .size$details])" \
     "select(.of.statement and .event != \"refused\")
       | [.of.release, \$federation, .site // \$site, .task, .size$details]"
-  check_said receipt '[.digest, .outcome, .code]' 'select(.event == "receipt") | [.of.release, .outcome, .code]'
+  check_said receipt 'if .sequence | . == null or number then [.digest, .outcome, .code] else error end' \
+    'select(.event == "receipt") | [.of.release, .outcome, .code]'
 }
 
-# What statements and receipts say is what the entries that name them say.
 check_said() {  # ROLE WHAT_THEY_SAY WHAT_ENTRIES_SAY
   local lines=$work/$1.lines
   in_one_form "$lines" "$(wc -l < "$lines")" || stop "$1-form" "a $1 is not JSON in its one form"
-  jq -c "$2" "$lines" > "$work/said" 2> /dev/null || stop "$1-form" "a $1 is not in its form"
+  jq -c "$FORMS $2" "$lines" > "$work/said" 2> /dev/null || stop "$1-form" "a $1 is not in its form"
   jq -c --arg federation "$federation" --arg site "$site" "$3" "$work/$kind.events" > "$work/logged"
   cmp -s "$work/said" "$work/logged" || stop "$1-release" "a $1 speaks of something else than the entry that names it"
 }
@@ -473,7 +469,7 @@ check_proof() {  # PATH DECISION
     stop proof-form "$1 is not in its one form"
   index=${BASH_REMATCH[1]} hashes=${BASH_REMATCH[2]}
   read_note "${REPLY#*$'\n\n'}" && (( index < note_size )) || stop proof-form "$1 has no checkpoint in its one form"
-  (( index == $2 && index < log_size[bank] )) || stop proof-index "$1 is not of the decision, entry $2 of the bank log"
+  [[ $index == "$2" ]] && (( index < log_size[bank] )) || stop proof-index "$1 is not of entry $2 of the bank log"
   check_owner "$1" 0 proof-checkpoint proof-checkpoint
   [[ $note_origin == "${origin[bank]}" ]] && (( note_size <= log_size[bank] )) &&
     root_at bank "$note_size" "$index" && [[ $REPLY == "$note_root" ]] ||
@@ -523,9 +519,9 @@ read_manifest() {
   need export.json no-manifest
   (( ${size_of[export.json]} <= MAX_MANIFEST_BYTES )) && answer=$(jq -r "$FORMS"'
     if sound((.format | number) and .format > 1) then "newer"
-    elif sound(keys == ["code", "federation", "format", "kind", "made", "site"] and .format == 1 and (.made | time)
-      and all(.federation, .code; name)
-      and (if .kind == "site" then .site | name else .kind == "bank" and .site == "" end))
+    elif sound(keys == ["code", "federation", "format", "kind", "made", "site"] and (.format | tojson) == "1"
+      and (.made | time) and all(.federation, .code; name)
+      and ([.kind, .site] == ["bank", ""] or .kind == "site" and (.site | name)))
     then "\(.kind) \(.federation) \(.site)" else empty end' export.json 2> /dev/null) || answer=
   [[ $answer != newer ]] || stop newer-format "this export has a newer format than this program knows; use a newer one"
   [[ -n $answer ]] && in_one_form export.json 1 || stop manifest-form "export.json is not in its form"
@@ -540,8 +536,8 @@ main() {
   trap on_exit EXIT
   trap 'exit 1' HUP INT TERM
   [[ $(openssl version) == OpenSSL\ [3-9].* ]] || stop internal "this program needs openssl 3; use casam-audit"
-  # Without a HOME jq reads no ~/.jq of the caller.
-  work=$(realpath -- "$(mktemp -d)") HOME=
+  # jq would read a ~/.jq of the caller.
+  work=$(realpath -- "$(mktemp -d)") HOME=$work
   for key in "${@:2}"; do read_key "$key"; done
   [[ -d $1 ]] && cd -- "$1" || stop empty "there is no folder $1; give the folder of the export"
   list_export

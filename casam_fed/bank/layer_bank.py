@@ -254,18 +254,13 @@ _loaded = _Loaded(_KEPT_BYTES)
 def _object(folder: Path, digest: str, given: Mapping[str, bytes] | None = None) -> bytes:
     """Return the bytes of an object, from the folder unless they are given, after checking their digest."""
     path = _object_path(folder, digest)
-    data = (given or {}).get(digest)
-    try:
-        if data is None:
-            with as_storage_error("read", path):
-                data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise BankError(f"{path} is missing from the bank; restore it from a copy, or sync the bank again") from error
-    if sha256_bytes(data) != digest:
-        raise BankError(
-            f"{path} is not what its name says, it was changed or damaged; delete it and sync the bank again"
-        )
-    return data
+    defect = "is missing from the bank; restore it from a copy, or sync the bank again"
+    with contextlib.suppress(FileNotFoundError), as_storage_error("read", path):
+        data = given[digest] if given and digest in given else path.read_bytes()
+        if sha256_bytes(data) == digest:
+            return data
+        defect = "is not what its name says, it was changed or damaged; delete it and sync the bank again"
+    raise BankError(f"{path} {defect}")
 
 
 def _entries_held(folder: Path, snapshot: Snapshot) -> set[Entry]:

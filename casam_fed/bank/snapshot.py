@@ -41,7 +41,7 @@ class Snapshot:
     @property
     def data(self) -> bytes:
         """The canonical JSON: sorted keys, no spaces, ASCII."""
-        plain = TypeAdapter(Snapshot).dump_python(self, mode="json")
+        plain = _SNAPSHOT.dump_python(self, mode="json")
         return canonical_json(plain).encode("ascii")
 
     @property
@@ -69,7 +69,7 @@ class Snapshot:
         defect = f"has {len(data):,} bytes"
         if len(data) <= MAX_SNAPSHOT_BYTES:
             try:
-                snapshot: Snapshot = TypeAdapter(Snapshot).validate_json(data)
+                snapshot = _SNAPSHOT.validate_json(data)
                 tasks = [entry.task for entry in snapshot.active]
                 numbers = [entry.sequence for entry in snapshot.entries]
                 if snapshot.data == data and len(set(tasks)) == len(tasks) and numbers == list(range(len(numbers))):
@@ -79,6 +79,9 @@ class Snapshot:
                 place = ".".join(str(part) for part in error.errors()[0]["loc"])
                 defect = f"is not valid at '{place}'"
         raise BankError(f"the snapshot {defect}; fetch it again from the aggregator")
+
+
+_SNAPSHOT = TypeAdapter(Snapshot)
 
 
 def read_snapshot(folder: Path) -> Snapshot:

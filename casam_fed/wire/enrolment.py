@@ -41,10 +41,7 @@ _MAX_BYTES = 64 << 10
 _PLACE = 80
 _PEM = re.compile(r"-----BEGIN PUBLIC KEY-----\n[A-Za-z0-9+/=\n]{40,400}\n-----END PUBLIC KEY-----\n")
 
-_HOST = r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252})"
-_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-
-Address = Annotated[str, Field(pattern=f"^{_HOST}:{_PORT}$")]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9][A-Za-z0-9.-]{0,252}):[1-9][0-9]{0,4}$")]
 Pem = Annotated[str, Field(max_length=8192)]
 
 
@@ -167,15 +164,19 @@ def _check_welcome(welcome: Welcome) -> None:
     """Check what no pattern tells.
 
     Raises:
-        EnrolmentError: no certificate, or a method for another backbone.
+        EnrolmentError: no certificate, a port that does not exist, or a method for another backbone.
     """
-    wrong = "its 'ca' is no certificate in PEM form"
-    with contextlib.suppress(ValueError):
+    wrong = []
+    try:
         x509.load_pem_x509_certificate(welcome.ca.encode("ascii"))
-        if welcome.method.backbone == welcome.backbone:
-            return
-        wrong = "its method is for another backbone than its 'backbone'"
-    raise EnrolmentError(f"{wrong}; ask for the file again")
+    except ValueError:
+        wrong.append("its 'ca' is no certificate in PEM form")
+    if int(welcome.address.rpartition(":")[2]) > 65535:
+        wrong.append("its 'address' has no valid port")
+    if welcome.method.backbone != welcome.backbone:
+        wrong.append("its method is for another backbone than its 'backbone'")
+    if wrong:
+        raise EnrolmentError(f"{', '.join(wrong)}; ask for the file again")
 
 
 @contextlib.contextmanager

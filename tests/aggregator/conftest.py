@@ -4,8 +4,9 @@ import os
 import shutil
 
 import pytest
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from aggregator import founding
 from aggregator.founding import create_home
 from aggregator.home import AggregatorConfig, Home
 from aggregator.ledger import begin_ledger
@@ -27,6 +28,14 @@ def made_home(tmp_path_factory):
         return create_home(path, AggregatorConfig("north", "127.0.0.1:8443", "127.0.0.1:8444", 18443, method, 10))
     finally:
         os.umask(before)
+
+
+@pytest.fixture
+def quick(monkeypatch, made_home):
+    """Make folders without encoding an image: what that gives was made once."""
+    bank = LayerBank(made_home.bank)
+    made = bank.snapshot().backbone_digest, bank.background, load_file(made_home.probes)
+    monkeypatch.setattr(founding, "_about_backbone", lambda name, device: made)
 
 
 @pytest.fixture

@@ -226,7 +226,7 @@ def test_no_server_certificate_outlives_its_authority(folder):
     assert renew_server_certificate(folder, HOST, late)
     assert certificate(folder / "server.pem").not_valid_after_utc == ends
     assert not renew_server_certificate(folder, HOST, late), "a new one would end no later"
-    with pytest.raises(ConfigError, match=r"the authority in .* ended on \d{4}-\d\d-\d\d; create a new authority in another"):
+    with pytest.raises(ConfigError, match=r"the authority in .* ended on \d{4}-\d\d-\d\d; create a new authority"):
         renew_server_certificate(folder, HOST, ends)
 
 

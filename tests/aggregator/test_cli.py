@@ -26,6 +26,7 @@ from casam_fed.errors import BankError, EnrolmentError, ExchangeError, StorageEr
 from casam_fed.host.files import write_atomically
 from casam_fed.wire.enrolment import EnrolmentRequest, open_request, open_welcome, sign_request
 from casam_fed.wire.exchange import encode_json
+from site_client.client_app import make_client_app
 from site_client.home import SiteHome, create_site_home, renew_keys
 
 from ..loopback import LoopbackGrid
@@ -75,7 +76,7 @@ def request_of(site: SiteHome) -> EnrolmentRequest:
 
 def delivered(home, *sites) -> None:
     nodes = {site.name: number for number, site in enumerate(sites, start=1)}
-    deliver(LoopbackGrid([lambda _seed, site=site: site for site in sites]), home, nodes, [].append)
+    deliver(LoopbackGrid([make_client_app(site) for site in sites]), home, nodes, [].append)
 
 
 class TestHelp:

@@ -1,4 +1,4 @@
-"""What can be wrong with an audit export, and how both verifiers must call it: keys, logs, and witnesses.
+"""What can be wrong with an audit export, and how the verifiers must call it: keys, logs, and witnesses.
 
 What can be wrong with files is in defects_of_files.
 """
@@ -76,7 +76,7 @@ from .forging import (
     written_again,
 )
 
-__all__ = ["DEFECTS", "FORGERIES", "under_another_key"]
+__all__ = ["DEFECTS", "FORGERIES", "FOUND_AS_ANOTHER", "LEFT_TO_CASAM_AUDIT", "under_another_key"]
 
 DEFECTS: dict[str, Defect] = {}
 
@@ -493,3 +493,32 @@ _bank("log shorter than it was", "fork", before=_cut_short, after=as_it_was_witn
 _site("cosigned before an admitted release left", "cosignature-stale", before=signs("site", **_late(13)))
 
 DEFECTS |= DEFECTS_OF_FILES
+
+LEFT_TO_CASAM_AUDIT = {
+    "event-form": {"event by somebody else"},
+    "event-order": {
+        "sent without an intent",
+        "sent before its intent",
+        "sent twice",
+        "sent another message",
+        "wrong number of an entry",
+        "two entries of one task",
+        "retired twice",
+        "retired what is another entry",
+        "retired what never was",
+        "revoked what is not enrolled",
+        "revoked twice",
+    },
+    "receipt-form": {"receipt that says more", "receipt with a tab"},
+}
+"""Code -> defects of the story, which casam-audit alone finds: the bytes are what they should be."""
+
+FOUND_AS_ANOTHER = {
+    "decision about what was not sent": "proof-missing",
+    "retired what is of another site": "release-missing",
+    "statement with free text": "statement-release",
+    "statement that says more": "admitted-other",
+    "statement that is an event": "statement-release",
+    "receipt with a long code": "receipt-release",
+}
+"""Defects in which verify.sh comes upon something else than casam-audit does -> the code it gives."""

@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
+from casam_fed import forms
 from casam_fed.audit.check_events import BankHistory, SiteHistory, check_cross, follow
-from casam_fed.audit.check_files import card_of
+from casam_fed.audit.check_files import MAX_RELEASE_BYTES, card_of
 from casam_fed.audit.check_folder import CODES, CheckError, Folder, Manifest, manifest_bytes, read_manifest
 from casam_fed.audit.event import Event
+from casam_fed.audit.forms import DIGEST, NAME
 from casam_fed.audit.note import Checkpoint, sign_checkpoint
 from casam_fed.audit.verify import Report, verify
 
@@ -550,6 +553,13 @@ def test_a_signed_empty_log_is_out_of_order(tmp_path):
 
     draft.files, draft.proofs = {}, {}
     assert verified(tmp_path, draft, after).code == "event-order"
+
+
+def test_names_digests_and_sizes_have_the_forms_that_they_have_elsewhere():
+    """The audit imports only the standard library and `cryptography`, and so states them itself."""
+    assert f"^{NAME.pattern}$" == forms.NAME_PATTERN
+    assert TypeAdapter(forms.Digest).json_schema()["pattern"] == f"^{DIGEST.pattern}$"
+    assert forms.MAX_RELEASE_BYTES == MAX_RELEASE_BYTES
 
 
 def test_cell_is_of_another_site():
