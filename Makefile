@@ -1,16 +1,20 @@
 # Two commands: `make demo` and `make test`. Each creates .venv and installs what is needed first.
+# While working: `make test-fast`, which leaves out what takes long.
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON ?= python3
 
-.PHONY: demo test lint install clean
+.PHONY: demo test test-fast lint install clean
 
 demo: $(READY)
 	$(BIN)/casam sim run configs/streams/demo.yaml --out runs/demo --overwrite
 
 test: $(READY)
 	$(BIN)/pytest
+
+test-fast: $(READY)
+	$(BIN)/pytest --fast tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -20,7 +20,34 @@ TESTS = Path(__file__).parent
 TOGETHER = ("deployment", "simulations", "aggregator", "site_client")
 """Folders whose tests share what is costly to make; the first two mostly wait for processes, and take longest."""
 
+SLOW = (
+    "deployment",
+    "simulations/methods",
+    "simulations/mini_sam",
+    "simulations/sweep/test_sweep_run.py",
+    "simulations/test_sim_run.py",
+    "simulations/test_stages.py",
+    "casam_fed/audit/test_defects.py",
+    "casam_fed/audit/test_tiles.py",
+    "casam_fed/bank/test_layer_bank_crash.py",
+    "casam_fed/drawn",
+    "casam_fed/host/test_supervision.py",
+    "casam_fed/routing/test_overlap.py",
+)
+"""What `--fast` leaves out: tests of whole federations, of crashes, of training, and of every defect of an export."""
+
 TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--fast`, for while one works; what counts is the whole suite."""
+    parser.addoption("--fast", action="store_true", help="leave out what takes long")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what takes long where that is asked for."""
+    slow = config.getoption("--fast") and any(collection_path == TESTS / name for name in SLOW)
+    return True if slow else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
