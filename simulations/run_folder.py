@@ -9,6 +9,7 @@ seed-N/results.json            what the seed came to
 shared/NAME/                   splits, trained releases and scores of images, for runs that would make the same again
 """
 
+import filecmp
 import json
 import shutil
 from dataclasses import dataclass
@@ -159,7 +160,8 @@ class SharedFolder:
         """Copy what a site has made; a checkpoint goes when the training that it belongs to has ended."""
         names = self._names(seed, work)
         for name in names:
-            write_atomically(self.path / name, (work / name).read_bytes())
+            if not (self.path / name).exists() or not filecmp.cmp(work / name, self.path / name, shallow=False):
+                write_atomically(self.path / name, (work / name).read_bytes())
         for name in set(self._names(seed, self.path)) - set(names):
             if name.name == _CHECKPOINT:
                 (self.path / name).unlink()

@@ -45,7 +45,7 @@ def run_numbers(
     """
     outcomes = [outcome for result in cells.values() for outcome in result.outcomes]
     own = [outcome for outcome in outcomes if outcome.row == outcomes[0].row and outcome.order == 0]
-    # Every method is scored beside plain SAM, so that needs no cell of its own; one outcome an order, as seeds do not matter.
+    # Every method is scored beside plain SAM, which needs no cell of its own; one outcome an order: seeds do not matter.
     scored = {} if "zero-shot" in {outcome.row for outcome in outcomes} else {one.order: one for one in outcomes[::-1]}
     unaided = [outcome.plain_sam() for outcome in scored.values()]
     peaks = [result.peak_rss_mb for result in cells.values() if result.peak_rss_mb is not None]

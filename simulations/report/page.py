@@ -134,7 +134,7 @@ def _scores(run: Run) -> str:
 
 All methods learn from the same stored embeddings of the same images, with the same prompts, numbers of steps and seeds.
 Strengths: ewc {options["ewc_strength"]:g}; lwf {options["lwf_strength"]:g} at temperature {options["lwf_temperature"]:g};
-fedavg {plural(options["fedavg_rounds"], "round")}. The buffer of er holds {plural(options["er_images"], "image")} in all."""
+fedavg {plural(options["fedavg_rounds"], "round")}; {plural(options["er_images"], "image")} in the buffer of er."""
     return f"""## Scores
 
 {table(["measure", *rows, "formula"], lines)}

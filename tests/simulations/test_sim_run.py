@@ -225,7 +225,10 @@ def _progress(folder: Path) -> str:
 
 
 BAD = {
-    "no such file": (lambda folder: folder / "missing.yaml", "no file"),
+    "no such file": (
+        lambda folder: folder / "missing.yaml",
+        "no such file or directory; give the path of a readable YAML file",
+    ),
     "unknown key": (lambda folder: _edited(folder, lambda c: c["method"].update(epoch=3)), "did you mean 'epochs'?"),
     "unknown key of a site": (lambda folder: _edited(folder, lambda c: c["sites"][0].update(nam="x")), "'name'?"),
     "unknown modality": (

@@ -288,9 +288,8 @@ class TestSync:
         assert holding.ask(SYNC, Request(logs=logs)) == {"error": "LogError"}
         assert not holding.home.stopped.exists()
 
-    def test_a_bare_snapshot_as_the_simulation_sends_it_says_nothing(self, site, banks):
-        request = Request(banks[2].snapshot().data.decode())
-        assert site.ask(SYNC, request, objects_of(banks[2])) == {"error": "LogError"}
+    def test_objects_without_a_log_that_names_them_say_nothing(self, site, banks):
+        assert site.ask(SYNC, Request(), objects_of(banks[2])) == {"error": "LogError"}
         assert not (site.home.seeded / "bank").exists()
 
     @pytest.mark.parametrize("text", ["x", "\u2014", "casam-fed/bank/test/000000000000\n1\n", " ", "0\n" * 5000])

@@ -92,7 +92,7 @@ def test_the_page_shows_means_deviations_gaps_and_the_buffer(written):
     assert "| FF | 0.000 | n/a | 0.125 ± 0.000 | `mean_{j<T-1}" in page
     assert "| routing accuracy | n/a | n/a | n/a |" in page
     assert "| runs | 1 | 1 | 2 |" in page
-    assert "The buffer of er holds 50 images in all." in page
+    assert "50 images in the buffer of er." in page
     assert "1,000 MB" in page
     assert "Whole run: 150.0 s" in page
     assert "| site | joint, s | er, s |" in page

@@ -15,7 +15,7 @@ import yaml
 from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
 
 CASAM = [sys.executable, "-c", "from simulations.cli import main; main()"]
-MARK = "sweep"
+MARK = f"sweep-{os.getpid()}"
 
 
 def stream(folder: Path) -> Path:
