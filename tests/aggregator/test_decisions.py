@@ -552,6 +552,22 @@ class TestKept:
         decide(decisions, west)
         assert decisions.record("west", west.digest).overlap == table
 
+    def test_neighbours_of_other_entries_are_not_believed_although_they_are_as_many(self, decisions, north, south):
+        """As an older copy of the folder would bring them back."""
+        for site in (north, south):
+            decide(decisions, site)
+        (path,) = decisions.home.kept.glob("neighbours-*")
+        older = path.read_bytes()
+        decisions.retire("north", "other")
+        decide(decisions, north, small_release("north", "north", 3.0, seed=4))
+        shutil.rmtree(decisions.home.kept)
+        decisions.home.kept.mkdir()
+        path.write_bytes(older)
+        bank = bank_of(decisions)
+        assert [entry.task for entry in bank.entries()] == ["south", "north"]
+        known, greedy = neighbours_of(bank, decisions.home.kept), claiming(decisions.home)
+        assert slow_table(bank, greedy) == measure_overlap(meeting(known, greedy), PROBES).to_json()
+
     def test_after_a_person_has_accepted_only_the_new_entry_is_read(self, decisions, north, waiting, unread):
         decisions.accept("greedy")
         del unread[:]
