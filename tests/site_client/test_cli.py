@@ -132,7 +132,11 @@ class TestErrors:
             (["init", "{new}", "--name", "a", "--data", "folder", "--path", "x"], 2, "--set classes=[...] is missing"),
             (["init", "{new}", "--name", "a", "--data", "phantom"], 2, "--set modality=... is missing"),
             (["init", "{new}", "--name", "a", "--data", "phantom", "--set", "x"], 2, "write KEY=VALUE"),
-            (["init", "{new}", "--name", "a", "--data", "phantom", "--set", "x=[1"], 2, "is not YAML"),
+            (
+                ["init", "{new}", "--name", "a", "--data", "phantom", "--set", "x=[1"],
+                2,
+                "write KEY=VALUE, the value in YAML",
+            ),
             (["init", "{new}", "--name", "a b", *PHANTOM], 1, "'name' in the settings cannot be 'a b': a name has"),
             (["init", "{new}", "--name", "a", *PHANTOM, "--set", "trian=4"], 1, "did you mean 'train'?"),
             (["init", "{new}", "--name", "a", *PHANTOM, "--threads", "0"], 2, "--threads"),
@@ -258,7 +262,7 @@ class TestCheck:
 class TestTrain:
     def test_training_again_gives_the_release_that_is_there(self, home, monkeypatch):
         digest = Outbox(home).newest().digest
-        monkeypatch.setattr("site_client.site.Site.release", lambda self: pytest.fail("trained again"))
+        monkeypatch.setattr("site_client.work.SiteWork.train", lambda self: pytest.fail("trained again"))
         printed = called("train", home.path)
         assert (printed.code, f"release {digest}" in printed) == (0, True)
         assert f"Next: casam-site preview {home.path}" in printed
