@@ -8,15 +8,10 @@ no receipt yet, offers its release again and is told of the entry that it has.
 """
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,50 +19,18 @@ from aggregator.admission import AdmissionLimits, Decision, EnrolledSite, Standi
 from aggregator.home import Home
 from aggregator.kept_neighbours import keep_neighbours, neighbours_of
 from aggregator.ledger import Ledger
+from aggregator.records import DecisionRecord, own_file, read_record, read_records, record_path, write_record
 from aggregator.sites import read_sites
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import Release, parse
 from casam_fed.bank.snapshot import Entry, read_snapshot
 from casam_fed.errors import BankError
-from casam_fed.forms import STRICT, Digest, Slug
 from casam_fed.host.clock import utc_now
 from casam_fed.host.files import as_storage_error, sha256_bytes, sha256_file, write_atomically
 from casam_fed.host.locks import only_one
-from casam_fed.wire.exchange import Reason, Receipt
+from casam_fed.wire.exchange import Receipt
 
-__all__ = ["DecisionRecord", "Decisions"]
-
-
-@dataclass(frozen=True, config=STRICT)
-class DecisionRecord:
-    """What was decided about one release of a site.
-
-    Attributes:
-        digest, site, task: of the release; `task` is empty where it could not be read.
-        outcome, code, reason: as the site was told.
-        sequence: of the entry, once admitted.
-        time: UTC, when it was decided.
-        statement: the signed envelope as it came, ASCII; empty where it was not even that.
-        overlap: JSON of the router's overlap table, or empty.
-        accepted: UTC, when a person let it out of quarantine.
-    """
-
-    digest: Digest
-    site: Slug
-    task: str
-    outcome: Literal["admitted", "quarantined", "refused"]
-    code: str
-    reason: Reason
-    time: str
-    sequence: int | None = None
-    statement: str = ""
-    overlap: str = ""
-    accepted: str = ""
-
-    @property
-    def receipt(self) -> Receipt:
-        """What the site is told."""
-        return Receipt(self.digest, self.outcome, self.sequence, self.code, self.reason)
+__all__ = ["Decisions"]
 
 
 class Decisions:
@@ -83,7 +46,7 @@ class Decisions:
 
         One that is missing from the quarantine counts as not decided: the site is asked for it once more.
         """
-        if not self._path(site, digest).exists():
+        if not record_path(self.home, site, digest).exists():
             return False
         outcome = self.record(site, digest).outcome
         return outcome == "admitted" or (outcome == "quarantined" and self._quarantined(site, digest).exists())
@@ -93,7 +56,7 @@ class Decisions:
 
         A site that offers a release that was admitted and then retired is told that.
         """
-        if not outbox or not self._path(site, outbox[-1]).exists():
+        if not outbox or not record_path(self.home, site, outbox[-1]).exists():
             return None
         return self._told(self.record(site, outbox[-1]))
 
@@ -103,12 +66,7 @@ class Decisions:
         Raises:
             BankError: there is none, or its file is damaged.
         """
-        path = self._path(site, digest)
-        with _own_file(path):
-            record: DecisionRecord = TypeAdapter(DecisionRecord).validate_json(path.read_bytes())
-        if (record.site, record.digest) != (site, digest):
-            raise _damaged(path)
-        return record
+        return read_record(self.home, site, digest)
 
     def records(self) -> list[DecisionRecord]:
         """Return all decisions, the oldest first.
@@ -116,8 +74,7 @@ class Decisions:
         Raises:
             BankError: a file is damaged.
         """
-        found = [self.record(path.parent.name, path.stem) for path in self.home.admissions.glob("*/*.json")]
-        return sorted(found, key=lambda record: (record.time, record.digest))
+        return read_records(self.home)
 
     def decide(self, data: bytes, envelope: bytes, site: str) -> Receipt:
         """Examine a release, carry out what is decided, and return what the site is told.
@@ -134,7 +91,7 @@ class Decisions:
             bank = self.ledger.open_bank()
             decision = examine(data, envelope, site, self._standing(bank))
             record = _record(digest, site, decision, envelope, self._carry_out(decision, data, envelope, site, bank))
-            self._write(record)
+            write_record(self.home, record)
         return record.receipt
 
     def _carry_out(self, decision: Decision, data: bytes, envelope: bytes, site: str, bank: LayerBank) -> int | None:
@@ -205,7 +162,7 @@ class Decisions:
         record = replace(
             old, outcome="admitted", sequence=sequence, accepted=utc_now(), reason="accepted by the operator"
         )
-        self._write(record)
+        write_record(self.home, record)
         self._quarantined(old.site, old.digest).unlink(missing_ok=True)
         return record
 
@@ -253,7 +210,7 @@ class Decisions:
 
     def _standing(self, bank: LayerBank) -> Standing:
         config = self.home.config
-        with _own_file(self.home.app):
+        with own_file(self.home.app):
             app = sha256_file(self.home.app)
         return Standing(
             federation=config.federation,
@@ -268,15 +225,8 @@ class Decisions:
             limits=AdmissionLimits(images=config.minimum_images),
         )
 
-    def _path(self, site: str, digest: str) -> Path:
-        return self.home.admissions / site / f"{digest}.json"
-
     def _quarantined(self, site: str, digest: str) -> Path:
         return self.home.quarantine / site / f"{digest}.safetensors"
-
-    def _write(self, record: DecisionRecord) -> None:
-        plain: Any = TypeAdapter(DecisionRecord).dump_python(record, mode="json")
-        write_atomically(self._path(record.site, record.digest), json.dumps(plain, indent=1).encode())
 
 
 def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequence: int | None) -> DecisionRecord:
@@ -295,22 +245,8 @@ def _record(digest: str, site: str, decision: Decision, envelope: bytes, sequenc
     )
 
 
-def _damaged(path: Path) -> BankError:
-    return BankError(f"{path} is missing or damaged; restore it from a copy")
-
-
-@contextlib.contextmanager
-def _own_file(path: Path) -> Iterator[None]:
-    """Read a file that the aggregator has written."""
-    try:
-        with as_storage_error("read", path):
-            yield
-    except (ValidationError, SafetensorError, FileNotFoundError) as error:
-        raise _damaged(path) from error
-
-
 def _probes(path: Path) -> dict[str, Tensor]:
-    with _own_file(path):
+    with own_file(path):
         probes: dict[str, Tensor] = load_file(path)
     return probes
 

@@ -14,8 +14,9 @@ from typing import Any
 from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
-from aggregator.decisions import DecisionRecord, Decisions
+from aggregator.decisions import Decisions
 from aggregator.delivery import Result, Timing, deliver, evaluate
+from aggregator.records import DecisionRecord
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import ExchangeError, SimulationError
 from casam_fed.host.line_log import append_event

@@ -9,6 +9,7 @@ import click
 
 from aggregator.home import Home
 from aggregator.ledger import Ledger
+from aggregator.records import read_records
 from casam_fed.audit.event import REASONS
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import BankError
@@ -33,9 +34,9 @@ def bank() -> None:
 @json_option
 def list_command(folder: Path, as_json: bool) -> None:
     """Show all entries, and the releases that wait for a person."""
-    decisions = _decisions(folder)
-    snapshot = read_snapshot(decisions.home.bank)
-    waiting = [record for record in decisions.records() if record.outcome == "quarantined"]
+    home = Home(folder)
+    snapshot = read_snapshot(home.bank)
+    waiting = [record for record in read_records(home) if record.outcome == "quarantined"]
     if as_json:
         entries = [asdict(entry) for entry in snapshot.entries]
         held = [

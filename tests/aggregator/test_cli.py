@@ -82,6 +82,12 @@ def delivered(home, *sites) -> None:
 class TestHelp:
     @pytest.mark.parametrize("arguments", [["--help"], ["enroll", "--help"], ["bank", "accept", "-h"], ["--version"]])
     def test_it_is_quick_and_loads_neither_torch_nor_flower(self, arguments):
+        self.is_quick(*arguments)
+
+    def test_to_list_the_bank_is_quick_too(self, small_home):
+        self.is_quick("bank", "list", str(small_home.path))
+
+    def is_quick(self, *arguments: str) -> None:
         check = (
             "import atexit, os, sys\n"
             "def check():\n"
