@@ -147,11 +147,11 @@ class TestOnce:
         class Killed(BaseException):
             pass
 
-        def killed(self, record):
+        def killed(home, record):
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(Decisions, "_write", killed)
+            patch.setattr(module, "write_record", killed)
             with pytest.raises(Killed):
                 decide(decisions, north)
         assert decisions.records() == []
@@ -248,11 +248,11 @@ class TestQuarantine:
         class Killed(BaseException):
             pass
 
-        def killed(self, record):
+        def killed(home, record):
             raise Killed
 
         with monkeypatch.context() as patch:
-            patch.setattr(Decisions, "_write", killed)
+            patch.setattr(module, "write_record", killed)
             with pytest.raises(Killed):
                 decisions.accept("greedy")
         assert decisions.accept("greedy").sequence == 1
@@ -260,7 +260,7 @@ class TestQuarantine:
 
     def test_a_retired_release_does_not_come_back_from_the_quarantine(self, decisions, waiting, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(Decisions, "_write", lambda self, record: 1 / 0)
+            patch.setattr(module, "write_record", lambda home, record: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 decisions.accept("greedy")
         decisions.retire("greedy", "other")
