@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator import decisions as module
-from aggregator import kept_neighbours
+from aggregator import kept_neighbours, records
 from aggregator import ledger as ledgers
 from aggregator.decisions import Decisions
 from aggregator.kept_neighbours import neighbours_of
@@ -205,6 +205,7 @@ class TestFullDisk:
         with monkeypatch.context() as patch:
             patch.setattr(banks, "write_atomically", full)
             patch.setattr(module, "write_atomically", full)
+            patch.setattr(records, "write_atomically", full)
             with pytest.raises(StorageError, match="no space left on device"):
                 decide(decisions, site)
         assert not decisions.is_decided(site.digest, site.name)
