@@ -109,25 +109,11 @@ def make_simulated_client_app() -> ClientApp:
 
     @app.train("learn")
     def learn(message: Message, context: Context) -> Message:
-        def work(_request: Request) -> RecordDict:
-            run, home = _home_of(context)
-            with only_one(home / ".lock"):
-                _learn(run, _site_of(run, home).answering)
-            return payload_of(Named(home.name))
-
-        return answer(message, work)
+        return _at_site(message, context, _learn)
 
     @app.query("look")
     def look(message: Message, context: Context) -> Message:
-        def work(_request: Request) -> RecordDict:
-            run, home = _home_of(context)
-            with only_one(home / ".lock"):
-                site = _site_of(run, home).answering
-                take_look(run.folder, site.work)
-                run.folder.shared(home.name).take(site.home.work, site.work.seed)
-            return payload_of(Named(home.name))
-
-        return answer(message, work)
+        return _at_site(message, context, _look)
 
     add_fedavg(app, _work_of)
     return app
@@ -153,6 +139,24 @@ def _site_of(run: StreamRun, home: Path) -> _Site:
     _log_into(run.folder)
     site = AnsweringSite(SiteHome(home), lambda text: run.folder.say(f"{home.name}: {text}"))
     return _Site(site, WayOut(site, on_wire=False))
+
+
+def _at_site(message: Message, context: Context, do: Callable[[StreamRun, AnsweringSite], None]) -> Message:
+    """Do what only a simulation asks of a site, alone in its folder, and answer with its name."""
+
+    def work(_request: Request) -> RecordDict:
+        run, home = _home_of(context)
+        with only_one(home / ".lock"):
+            do(run, _site_of(run, home).answering)
+        return payload_of(Named(home.name))
+
+    return answer(message, work)
+
+
+def _look(run: StreamRun, site: AnsweringSite) -> None:
+    """Take the researcher's look, and share the scores of images that it has added to."""
+    take_look(run.folder, site.work)
+    run.folder.shared(site.home.settings.name).take(site.home.work, site.work.seed)
 
 
 def _learn(run: StreamRun, site: AnsweringSite) -> None:

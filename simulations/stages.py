@@ -15,13 +15,13 @@ from flwr.serverapp import Grid
 from pydantic import TypeAdapter
 
 from aggregator.decisions import Decisions
-from aggregator.delivery import Result, Timing, deliver, evaluate
+from aggregator.delivery import Timing, deliver, evaluate
 from aggregator.records import DecisionRecord
 from casam_fed.bank.snapshot import read_snapshot
 from casam_fed.errors import ExchangeError, SimulationError
 from casam_fed.host.line_log import append_event
 from casam_fed.routing.overlap import OverlapTable
-from casam_fed.wire.exchange import Request, StageReport, decode_json
+from casam_fed.wire.exchange import Request, StageReport, Submission, decode_json
 from simulations.founding import Federation, found
 from simulations.looks import look_at_unseen
 from simulations.nodes import LEARN, LOOK, ask, meet
@@ -68,7 +68,7 @@ class _Seed:
     def folder(self) -> RunFolder:
         return self.run.folder
 
-    def deliver(self, nodes: Mapping[str, int]) -> dict[str, Result]:
+    def deliver(self, nodes: Mapping[str, int]) -> None:
         """Run one delivery with these sites; each must come out of it with the bank.
 
         Raises:
@@ -81,7 +81,6 @@ class _Seed:
                 raise ExchangeError(result.error)
             self.bytes_up[site] = self.bytes_up.get(site, 0) + result.bytes_up
             self.bytes_down[site] = self.bytes_down.get(site, 0) + result.bytes_down
-        return results
 
 
 def _run_seed(grid: Grid, nodes: Mapping[str, int], run: StreamRun, number: int) -> dict[str, Any]:
@@ -108,9 +107,10 @@ def _join(seed: _Seed, site: str) -> None:
     node = {site: seed.nodes[site]}
     ask(seed.grid, node, LEARN, {site: Request()})
     seed.deliver(node)
-    home, task = seed.federation.sites[site], seed.federation.sites[site].settings.site.task_name
+    home = seed.federation.sites[site]
+    task = home.settings.site.task_name
     decisions = Decisions(seed.federation.home)
-    record = decisions.record(site, _release_of(home))
+    record = decisions.record(site, _released(home).digest)
     if record.outcome == "refused":
         raise SimulationError(f"the release of {site} was refused with {record.code}: {record.reason}")
     by = "rule"
@@ -122,10 +122,10 @@ def _join(seed: _Seed, site: str) -> None:
     seed.admissions.append({"task": task, "site": site, "by": by, **_decided(record)})
 
 
-def _release_of(home: SiteHome) -> str:
+def _released(home: SiteHome) -> Submission:
     newest = Outbox(home).newest()
     assert newest is not None
-    return newest.digest
+    return newest
 
 
 def _decided(record: DecisionRecord) -> dict[str, Any]:
@@ -186,7 +186,5 @@ def _seconds(seed: _Seed, total: float) -> dict[str, Any]:
     last = seed.stages[-1]["reports"]
     spent: dict[str, Any] = {}
     for site, home in seed.federation.sites.items():
-        newest = Outbox(home).newest()
-        assert newest is not None
-        spent[site] = {**newest.seconds, "evaluate": last[home.settings.site.task_name]["seconds"]}
+        spent[site] = {**_released(home).seconds, "evaluate": last[home.settings.site.task_name]["seconds"]}
     return {**spent, "total": total}

@@ -221,14 +221,14 @@ class Event:
     facts: Mapping[str, Any]
 
 
-def site_origin(name: str, print_of_key: str) -> str:
+def site_origin(name: str, fingerprint: str) -> str:
     """Return the name of a site's release log, given the fingerprint of the key that signs it."""
-    return f"casam-fed/site/{name}/{print_of_key[:12]}"
+    return f"casam-fed/site/{name}/{fingerprint[:12]}"
 
 
-def bank_origin(federation: str, print_of_key: str) -> str:
+def bank_origin(federation: str, fingerprint: str) -> str:
     """Return the name of an aggregator's bank log, given the fingerprint of the key that signs it."""
-    return f"casam-fed/bank/{federation}/{print_of_key[:12]}"
+    return f"casam-fed/bank/{federation}/{fingerprint[:12]}"
 
 
 def sign_event(event: Event, key: Ed25519PrivateKey) -> bytes:
