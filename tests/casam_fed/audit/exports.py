@@ -51,9 +51,6 @@ def fingerprint_of(key: Ed25519PrivateKey) -> str:
     return fingerprint(key.public_key())
 
 
-print_of = fingerprint_of
-
-
 def digest_of(data: bytes | str) -> str:
     """Return a SHA-256 in hexadecimal."""
     return sha256(data.encode() if isinstance(data, str) else data).hexdigest()

@@ -38,10 +38,10 @@ from .exports import (
     digest_of,
     drafted,
     entries_of,
+    fingerprint_of,
     leave,
     made,
     payload_of,
-    print_of,
     write_keys,
     written,
 )
@@ -218,7 +218,7 @@ def test_what_was_refused_in_the_end_need_not_be_there(tmp_path):
 
 def test_a_witness_whose_key_nobody_gives_is_left_unchecked(tmp_path):
     def third(draft: Draft) -> None:
-        draft.append("bank", "enrolled", {"key": print_of(STRANGER)}, {"site": "surgery"})
+        draft.append("bank", "enrolled", {"key": fingerprint_of(STRANGER)}, {"site": "surgery"})
         draft.signed["bank"].witnesses["surgery"] = ("x", STRANGER, 3)
 
     assert good(tmp_path, "bank", third) == ("", "")
@@ -238,7 +238,7 @@ def test_a_release_that_waited_while_the_key_changed_is_missed_in_the_log_of_its
     def rotated(draft: Draft) -> None:
         later = made("tumour")
         draft.append("bank", "quarantined", *decided(later, "Q201"))
-        draft.append("bank", "enrolled", {"key": print_of(STRANGER)}, {"site": SITE})
+        draft.append("bank", "enrolled", {"key": fingerprint_of(STRANGER)}, {"site": SITE})
         draft.append("bank", "admitted", *decided(later, "Q201", entry=3, by="person"))
 
     assert good(tmp_path, "site", rotated) == ("admitted-not-sent", "admitted-not-sent")
@@ -276,7 +276,7 @@ def test_the_log_of_a_simulation_passes(tmp_path):
 
 def test_the_bank_cannot_speak_for_a_site_with_its_own_key(tmp_path):
     def posing(draft: Draft) -> None:
-        draft.append("bank", "enrolled", {"key": print_of(BANK)}, {"site": OTHER_SITE})
+        draft.append("bank", "enrolled", {"key": fingerprint_of(BANK)}, {"site": OTHER_SITE})
         forged = made("tumour", OTHER_SITE, BANK)
         draft.append("bank", "quarantined", *decided(forged, "Q201"))
         draft.files[f"releases/{forged.digest}.safetensors"] = forged.data
@@ -288,8 +288,8 @@ def test_the_bank_cannot_speak_for_a_site_with_its_own_key(tmp_path):
 
 def test_the_bank_cannot_be_its_own_witness(tmp_path):
     def witnessing(draft: Draft) -> None:
-        draft.append("bank", "enrolled", {"key": print_of(BANK)}, {"site": "surgery"})
-        name = f"casam-fed/site/surgery/{print_of(BANK)[:12]}"
+        draft.append("bank", "enrolled", {"key": fingerprint_of(BANK)}, {"site": "surgery"})
+        name = f"casam-fed/site/surgery/{fingerprint_of(BANK)[:12]}"
         draft.signed["bank"].witnesses = {"surgery": (name, BANK, 3)}
 
     assert good(tmp_path, "bank", witnessing) == ("cosignature-missing", "cosignature-missing")
