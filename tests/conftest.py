@@ -17,8 +17,14 @@ from casam_fed.backbone.sam_modules import build_sam
 torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
-TOGETHER = ("deployment", "simulations", "aggregator", "site_client")
-"""Folders whose tests share what is costly to make; the first two mostly wait for processes, and take longest."""
+FIRST = (
+    "deployment/test_crash.py",
+    "simulations/sweep/test_sweep_run.py",
+    "simulations/test_sim_run.py",
+    "casam_fed/audit/test_defects.py",
+    "deployment",
+)
+"""What takes longest, and mostly waits for processes."""
 
 SLOW = (
     "deployment",
@@ -52,25 +58,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest start first."""
-    items.sort(key=lambda item: (*TOGETHER, "").index(_group(item.nodeid) if _group(item.nodeid) in TOGETHER else ""))
+    items.sort(key=lambda item: next((n for n, name in enumerate(FIRST) if item.path.is_relative_to(TESTS / name)), 99))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep together what shares fixtures or processes where tests are spread over cores."""
-    return _ByGroup(config, log)
+    """Keep a file's tests together, which share what is costly to make, where tests are spread over processes."""
+    return _ByFile(config, log)
 
 
-class _ByGroup(LoadScopeScheduling):
+class _ByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return _group(nodeid)
-
-
-def _group(nodeid: str) -> str:
-    """Return the folder of a test where that stays together, else its file."""
-    path = nodeid.partition("::")[0]
-    folder = Path(path).relative_to(TESTS.name).parts[0]
-    return folder if folder in TOGETHER else path
+        path = nodeid.partition("::")[0]
+        # Both look for what Ray leaves running.
+        return "Ray" if path.endswith(("test_sim_run.py", "test_sweep_run.py")) else path
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Federation:
         log = (self.folder / "up.log").open("ab")
         command = [BIN / "casam-aggregator", "up", self.home]
         self._up = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
-        wait(lambda: "is up" in self.said()[before:], 60, "the aggregator")
+        wait(lambda: "is up" in self.said()[before:], 120, "the aggregator")
 
     @property
     def pid(self) -> int:
@@ -102,7 +102,7 @@ class Hospital:
         """Run `casam-site COMMAND` to its end and return what it printed."""
         return run("casam-site", command, self.home, *arguments, code=code)
 
-    def join(self, code: int = 0, seconds: float = 120) -> str:
+    def join(self, code: int = 0, seconds: float = 240) -> str:
         """Join and return what was printed."""
         return self.run("join", "--yes", "--timeout", seconds, code=code)
 
@@ -155,7 +155,7 @@ class Joining:
         self._hospital = hospital
         self._path = hospital.home.parent / f"{hospital.name}-join.log"
         self._from = self._path.stat().st_size if self._path.exists() else 0
-        command = [BIN / "casam-site", "join", hospital.home, "--yes", "--timeout", "150", *map(str, arguments)]
+        command = [BIN / "casam-site", "join", hospital.home, "--yes", "--timeout", "300", *map(str, arguments)]
         with self._path.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=buffered())
 
@@ -163,12 +163,12 @@ class Joining:
         """What it has printed."""
         return self._path.read_bytes()[self._from :].decode()
 
-    def wait_for(self, words: str, seconds: float = 90) -> None:
+    def wait_for(self, words: str, seconds: float = 180) -> None:
         """Return once it has printed `words`."""
         wait(lambda: words in self.said() or self.process.poll() is not None, seconds, words, self.said)
         assert words in self.said(), self.said()
 
-    def finish(self, seconds: float = 180) -> str:
+    def finish(self, seconds: float = 300) -> str:
         """Wait for its end and return what it printed."""
         assert self.process.wait(seconds) == 0, self.said()
         return self.said()
@@ -189,7 +189,7 @@ class Joining:
 def run(program: str, *arguments: object, code: int = 0) -> str:
     """Run one of our programs to its end, check its exit code, and return what it printed."""
     command = [BIN / program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, stdin=subprocess.DEVNULL)
     printed = done.stdout + done.stderr
     assert done.returncode == code, printed
     assert "Traceback" not in printed, printed
