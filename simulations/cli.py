@@ -10,6 +10,7 @@ __all__ = ["main"]
 _GROUPS = {
     "backbone": ("simulations.backbone_command:backbone", "List, fetch, check and pre-train backbones."),
     "data": ("simulations.data_command:data", "List the datasets we can read, and check one."),
+    "segment": ("simulations.segment_command:segment", "Segment your own images with the bank of a run."),
     "sim": ("simulations.sim_command:sim", "Simulate streams of sites with Flower."),
 }
 

@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("site_client.commands.data:train", "Train the alignment layer and its routers; needs no network."),
     "preview": ("site_client.commands.preview:preview", "Show everything that would leave, and what never does."),
     "join": ("site_client.commands.online:join", "Deliver the release, fetch the bank, score the test images."),
+    "segment": ("site_client.commands.segment:segment", "Segment your own images with the bank that was fetched."),
     "status": ("site_client.commands.status:status", "Show how far this site is, and what has left it."),
     "sync": ("site_client.commands.online:sync", "Fetch the bank as it is now, without delivering anything."),
     "rotate": ("site_client.commands.init:rotate", "Make new keys in place of lost or stolen ones."),

@@ -18,7 +18,7 @@ import torch
 
 from casam_fed import __version__
 from casam_fed.backbone.model import Backbone, load_backbone
-from casam_fed.bank.card import Card, bucketed
+from casam_fed.bank.card import Card, bucketed, grey_values
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.bank.release import pack
 from casam_fed.bank.snapshot import Snapshot
@@ -181,6 +181,7 @@ class SiteWork:
             start=self.method.start,
             hyperparameters={name: options[name] for name in _IN_CARD},
             seed=self.seed,
+            intensity=grey_values(self.dataset.reader.intensity),
         )
 
     def _say_progress(self, progress: Progress) -> None:

@@ -38,7 +38,7 @@ def _levels(*rows: tuple[tuple[str, str, bool], ...]) -> tuple[Room, ...]:
 
 
 ROOMS = _levels(
-    (("casam_fed", "the version, and nothing else", False),),
+    (("casam_fed", "the version, and the names of what is public", False),),
     (("casam_fed.errors", "what is raised on bad input", False),),
     (
         ("casam_fed.canonical", "the one text of a JSON value", False),
@@ -55,6 +55,7 @@ ROOMS = _levels(
     (("casam_fed.method", "how one task is learned", True),),
     (("casam_fed.bank", "releases, the bank that holds them, and its log", True),),
     (("casam_fed.inference", "what a bank does with images: masks, routes, scores", True),),
+    (("casam_fed.segmenting", "a user's own files in, masks out", True),),
     (
         ("site_client", "the hospital: what may leave, and what is believed", True),
         ("aggregator", "admission, decisions, ledger, Flower's server", True),

@@ -3,18 +3,39 @@
 A card holds no path, no file name, no patient and no free text; counts are rounded down to a coarse grid.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from casam_fed.canonical import canonical_json
+from casam_fed.data.volume import Intensity, Percentiles, Window
 from casam_fed.errors import ReleaseError
 from casam_fed.forms import STRICT, Digest, Label, Slug
 
-__all__ = ["Card", "bucketed", "card_json", "parse_card"]
+__all__ = ["Card", "GreyValues", "bucketed", "card_json", "grey_values", "parse_card"]
 
 Scalar = bool | int | float | Annotated[str, Field(pattern=r"^[a-z_]{0,32}$")]
+
+
+@dataclass(frozen=True, config=STRICT)
+class GreyValues:
+    """How raw values became grey: linear between two limits, in the source's units or percentiles of the volume."""
+
+    kind: Literal["window", "percentiles"]
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        allowed = self.kind == "window" or 0 <= self.low <= self.high <= 100
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high and allowed):
+            raise ValueError("low and high are no such range")
+
+    @property
+    def intensity(self) -> Intensity:
+        """The same, for a volume that is read like this."""
+        return (Window if self.kind == "window" else Percentiles)(self.low, self.high)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,6 +51,7 @@ class Card:
         hyperparameters: the method's choices, flat.
         seed: of training and calibration.
         schema_version: of card and tensors.
+        intensity: of a task whose images are cut from volumes; None, and not in the JSON, for flat images.
     """
 
     site: Slug
@@ -47,6 +69,7 @@ class Card:
     hyperparameters: Annotated[dict[Slug, Scalar], Field(max_length=64)]
     seed: int
     schema_version: Literal[1] = 1
+    intensity: GreyValues | None = None
 
 
 def bucketed(count: int) -> int:
@@ -61,9 +84,16 @@ def bucketed(count: int) -> int:
     return largest
 
 
+def grey_values(intensity: Intensity | None) -> GreyValues | None:
+    """Return what a card says of a reader's intensity."""
+    if intensity is None:
+        return None
+    return GreyValues("window" if isinstance(intensity, Window) else "percentiles", intensity.low, intensity.high)
+
+
 def card_json(card: Card) -> str:
-    """Return the one canonical JSON text of a card: sorted keys, no spaces, ASCII."""
-    plain = TypeAdapter(Card).dump_python(card, mode="json")
+    """Return the one canonical JSON text of a card: sorted keys, no spaces, ASCII; what there is none of is no key."""
+    plain = TypeAdapter(Card).dump_python(card, mode="json", exclude_none=True)
     return canonical_json(plain)
 
 

@@ -24,6 +24,7 @@ from casam_fed.data.raster import (
     require_same_size,
 )
 from casam_fed.data.sample import Record, Sample
+from casam_fed.data.volume import Intensity
 from casam_fed.errors import DataError
 
 __all__ = [
@@ -97,6 +98,7 @@ class FlatReader:
         self._listed: tuple[str, ...] = ()
         self.classes: tuple[str, ...] = tuple(classes)
         self.notes: list[str] = []
+        self.intensity: Intensity | None = None
 
     def records(self) -> list[Record]:
         """Return all records, sorted by id; file names are listed, no image is opened.

@@ -12,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from casam_fed.data.sample import Record, Sample
+from casam_fed.data.volume import Intensity
 from casam_fed.errors import ConfigError
 from casam_fed.forms import STRICT
 
@@ -56,6 +57,7 @@ class PhantomReader:
 
     classes: tuple[str, ...]
     notes: list[str]
+    intensity: Intensity | None = None
 
     def __init__(self, modality: str, train: int, test: int, seed: int, images_per_patient: int = 2) -> None:
         """Describe `train` + `test` images of a modality; draws nothing yet.

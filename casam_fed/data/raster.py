@@ -21,6 +21,7 @@ __all__ = [
     "JPEG_THRESHOLD",
     "MAX_LABEL",
     "MAX_PIXELS",
+    "SUFFIXES",
     "LabelValues",
     "Labels",
     "fact_sentences",
@@ -42,7 +43,7 @@ MAX_LABEL: Final = 2**16 - 1
 
 _FORMATS: Final = ("PNG", "JPEG", "TIFF")
 _LOSSY: Final = frozenset({"JPEG", "MPO"})
-_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 _LITTER: Final = frozenset({"thumbs.db", "desktop.ini"})
 _DEEP_GREY: Final = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 _SHALLOW: Final = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
@@ -66,7 +67,7 @@ def list_rasters(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.lower() in _LITTER:
             continue
-        if path.is_dir() or path.suffix.lower() not in _SUFFIXES:
+        if path.is_dir() or path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} is not a PNG, JPEG or TIFF file; convert it or take it out of {folder.name}/")
         # macOS decomposes accents in names: without this an image and its mask may fail to find each other.
         stem = unicodedata.normalize("NFC", path.stem)

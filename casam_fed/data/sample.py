@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from casam_fed.data.volume import Intensity
+
 __all__ = ["Reader", "Record", "Sample"]
 
 
@@ -45,11 +47,13 @@ class Sample:
 class Reader(Protocol):
     """Lists and reads one dataset; constructing it touches no pixels.
 
-    `classes` are the target classes in a fixed order, `notes` are sentences about the data that a user should see.
+    `classes` are the target classes in a fixed order, `notes` are sentences about the data that a user should see;
+    `intensity` says how voxels became grey, None where images are flat.
     """
 
     classes: tuple[str, ...]
     notes: list[str]
+    intensity: Intensity | None
 
     def records(self) -> list[Record]:
         """Return all records, sorted by id.

@@ -8,6 +8,7 @@ import gzip
 import importlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, cast
@@ -32,7 +33,8 @@ __all__ = [
 MAX_VOXELS: Final = 2**30
 """Files that claim more, all channels together, are refused: a few kilobytes of gzip can claim gigabytes."""
 
-SUFFIXES: Final = (".nii", ".nii.gz", ".mhd", ".mha")
+_NIFTI: Final = (".nii", ".nii.gz")
+SUFFIXES: Final = (*_NIFTI, ".mhd", ".mha")
 
 _MAX_HEADER: Final = 2**20
 _CHUNK: Final = 2**20
@@ -115,6 +117,22 @@ class Volume:
         """Return plane `z`, [H, W], 0 <= z < slices."""
         return cast(npt.NDArray[Any], self.planes[z])
 
+    @property
+    def voxel_axes(self) -> tuple[int, int, int]:
+        """Which of a voxel's indices (x, y, z) runs over planes, rows and columns; x runs fastest in the file."""
+        # The arrays of SimpleITK, unlike those of nibabel, have x last.
+        reverse = not self.path.name.lower().endswith(_NIFTI)
+        plane, row, column = (2 - axis if reverse else axis for axis in self.source_axes)
+        return plane, row, column
+
+    def from_voxel(self, voxel: Sequence[float]) -> tuple[float, float, float]:
+        """Return plane, row and column of a voxel (x, y, z) of the file, whose indices count from 0."""
+        found = [
+            size - 1 - voxel[axis] if flip else voxel[axis]
+            for axis, size, flip in zip(self.voxel_axes, self.planes.shape, self.flipped, strict=True)
+        ]
+        return found[0], found[1], found[2]
+
     def to_source(self, planes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return planes, of the shape of `self.planes`, in the voxel order of the file, dtype kept.
 
@@ -123,6 +141,10 @@ class Volume:
         """
         assert planes.shape == self.planes.shape
         return np.ascontiguousarray(_flip(planes, self.flipped).transpose(np.argsort(self.source_axes)))
+
+    def from_source(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return what `to_source` has made, as planes again."""
+        return _flip(values.transpose(self.source_axes), self.flipped)
 
 
 def open_volume(path: Path, channel: int = 0, view: View = "axial") -> Volume:
@@ -146,7 +168,7 @@ def open_volume(path: Path, channel: int = 0, view: View = "axial") -> Volume:
         raise DataError(f"{path} is not a volume that is understood; convert it to one of {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"the volume {path} does not exist; add the file or correct the path")
-    nifti = name.endswith((".nii", ".nii.gz"))
+    nifti = name.endswith(_NIFTI)
     try:
         values, affine = (_read_nifti if nifti else _read_meta)(path, channel)
     except (DataError, MemoryError):

@@ -5,6 +5,9 @@ when none claims it) changes the embedding; the frozen decoder turns it and the 
 """
 
 import copy
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +18,7 @@ from torch import Tensor
 
 from casam_fed.backbone.decoding import Prompts
 from casam_fed.backbone.model import Backbone
-from casam_fed.backbone.preparation import Fit, Frame, prepare
+from casam_fed.backbone.preparation import Fit, Frame, frame_of, prepare
 from casam_fed.bank.layer_bank import LayerBank
 from casam_fed.config import MethodConfig
 from casam_fed.errors import BankError, DataError
@@ -25,7 +28,7 @@ from casam_fed.routing.pooling import pool
 from casam_fed.routing.route import Router, RouterKind, route
 from casam_fed.routing.state import RouterState, build_router
 
-__all__ = ["Place", "Route", "Segmenter", "decode_masks", "segmenter_for"]
+__all__ = ["Place", "Prompt", "Route", "Segmenter", "decode_masks", "decode_prompts", "segmenter_for"]
 
 Place = Literal["source", "square"]
 """Where masks are wanted: at the resolution of the source image, or at the backbone's square."""
@@ -43,12 +46,36 @@ class Route:
         score: of the nearest task, low means near; infinite in an empty bank.
         strength: of "unknown": 0 for a typical image of the nearest task, 1 at its threshold, comparable between tasks;
             infinite in an empty bank.
+        threshold: of the nearest task: what scores above it is not of that task.
+        second: the task of the lowest score but for the nearest; None in a bank of one task or none.
+        second_score: its score.
     """
 
     task: str | None
     nearest: str | None
     score: float
     strength: float
+    threshold: float = math.inf
+    second: str | None = None
+    second_score: float = math.inf
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a person marks of one target, in pixels of the source image counted from 0: a box, clicks, or both.
+
+    Attributes:
+        box: (x0, y0, x1, y1), its first and last column and row.
+        inside: clicks (x, y) on what belongs to the target.
+        outside: clicks on what does not.
+    """
+
+    box: tuple[float, float, float, float] | None = None
+    inside: tuple[tuple[float, float], ...] = ()
+    outside: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.box is not None or self.inside, "a target needs a box, or a click inside it"
 
 
 class Segmenter:
@@ -127,6 +154,10 @@ class Segmenter:
         prepared = prepare(image, self.backbone.geometry.image_size, self.fit)
         return as_stored(self.backbone.embed([prepared.pixels]))[0].float(), prepared.frame
 
+    def frame(self, source: tuple[int, int]) -> Frame:
+        """Return where an image of (H, W) pixels lies in the backbone's square."""
+        return frame_of(source, self.backbone.geometry.image_size, self.fit)
+
     def scores(self, features: Tensor) -> Tensor:
         """Return the scores float64 [B, T] of pooled embeddings [B, C] for all `tasks` at once; low means near.
 
@@ -145,14 +176,31 @@ class Segmenter:
 
     def route(self, features: Tensor) -> list[Route]:
         """Return where images go, given their pooled embeddings [B, C]; errors as `scores`."""
-        thresholds = [self._state(task).thresholds[self.router] for task in self.tasks]
-        routes = route(self.scores(features), thresholds)
+        return self.routes_of(self.scores(features))
+
+    def routes_of(self, scores: Tensor, tasks: Sequence[str] | None = None) -> list[Route]:
+        """Return where images go, given their scores [B, T] of `tasks`; a case goes by the mean of its images'.
+
+        Args:
+            scores: low means near.
+            tasks: those of the columns, in the order of their admission; None: all.
+
+        Raises:
+            BankError: an entry's file is missing or damaged.
+            DataError: a score is NaN.
+        """
+        tasks = self.tasks if tasks is None else tasks
+        thresholds = [self._state(task).thresholds[self.router] for task in tasks]
+        found = route(scores, thresholds)
         # Nobody is number -1.
-        named = (*self.tasks, None)
-        columns = (routes.task, routes.nearest, routes.score, routes.strength)
+        named = (*tasks, None)
+        limits = (*(threshold.value for threshold in thresholds), math.inf)
+        columns = (found.task, found.nearest, found.score, found.strength, found.second, found.second_score)
         return [
-            Route(named[task], named[nearest], score, strength)
-            for task, nearest, score, strength in zip(*(column.tolist() for column in columns), strict=True)
+            Route(named[task], named[nearest], score, strength, limits[nearest], named[second], second_score)
+            for task, nearest, score, strength, second, second_score in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
         ]
 
     def masks(
@@ -168,6 +216,16 @@ class Segmenter:
         """
         layer = None if task is None else self.layer(task)
         return decode_masks(self.backbone, layer, embedding, frame, prompts, at)
+
+    @torch.no_grad()
+    def aligned(self, embedding: Tensor, task: str | None) -> Tensor:
+        """Return an embedding [C, h, w] through the alignment layer of `task`, on the backbone's device; None: as it is.
+
+        Raises:
+            BankError: no such task, or its entry is damaged.
+        """
+        moved = embedding.to(self.backbone.device)
+        return moved if task is None else self.layer(task)(moved[None])[0]
 
     def layer(self, task: str) -> AlignmentLayer:
         """Return the alignment layer of a task, on the backbone's device.
@@ -230,17 +288,73 @@ def decode_masks(
     aligned = embedding[None].to(backbone.device)
     if layer is not None:
         aligned = layer(aligned)
-    parts = []
-    for chunk in _on_square(prompts, frame).split(_PROMPTS_AT_ONCE):
-        rows = torch.zeros(len(chunk), dtype=torch.int64)
-        given = Prompts(rows, boxes=chunk) if chunk.shape[1] == 4 else Prompts(rows, points=chunk)
-        logits, _ = backbone.decode(aligned, given)
-        upsampled = frame.to_source(logits) if at == "source" else frame.to_square(logits)
-        parts.append((upsampled > 0).cpu().numpy())
-    return np.concatenate(parts)
+    _require_in_image(prompts, frame)
+    parts = [logits > 0 for logits in _decoded(backbone, aligned, frame, _on_square(prompts, frame), at)]
+    return torch.cat(parts).cpu().numpy()
 
 
-def _on_square(prompts: npt.NDArray[np.floating], frame: Frame) -> Tensor:
+@torch.no_grad()
+def decode_prompts(
+    backbone: Backbone, aligned: Tensor, frame: Frame, prompts: Sequence[Prompt]
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Segment what a person has marked in one image, some targets at a time.
+
+    Args:
+        backbone: decodes.
+        aligned: what the decoder sees, float32 [C, h, w]: the image's embedding, through an alignment layer or not.
+        frame: where the image lies in the square.
+        prompts: N targets.
+
+    Yields:
+        The number of each target, and its logits at the source, float32 [H, W]: above 0 is inside.
+
+    Raises:
+        DataError: a prompt is not in the image.
+    """
+    aligned = aligned[None].to(backbone.device)
+    # Targets that are marked alike, with so many clicks each, are decoded together.
+    alike: dict[tuple[bool, int], list[int]] = defaultdict(list)
+    for number, prompt in enumerate(prompts):
+        alike[prompt.box is not None, len(prompt.inside) + len(prompt.outside)].append(number)
+    for (boxed, clicks), numbers in alike.items():
+        group = [prompts[number] for number in numbers]
+        parts: dict[str, Tensor] = {}
+        if boxed:
+            boxes = np.array([prompt.box for prompt in group], dtype=np.float64)
+            _require_in_image(boxes, frame)
+            parts["boxes"] = torch.from_numpy(frame.boxes_to_square(boxes))
+        if clicks:
+            points = np.array([(*prompt.inside, *prompt.outside) for prompt in group], dtype=np.float64)
+            _require_in_image(points.reshape(-1, 2), frame)
+            on_square = frame.points_to_square(points.reshape(-1, 2)).reshape(points.shape)
+            parts["points"] = torch.from_numpy(on_square)
+            parts["labels"] = torch.tensor([[1] * len(each.inside) + [0] * len(each.outside) for each in group])
+        given = Prompts(torch.zeros(len(group), dtype=torch.int64), **parts)
+        for some, logits in zip(_batched(numbers), _decoded(backbone, aligned, frame, given, "source"), strict=True):
+            yield from zip(some, logits.cpu().numpy(), strict=True)
+
+
+def _decoded(backbone: Backbone, aligned: Tensor, frame: Frame, prompts: Prompts, at: Place) -> Iterator[Tensor]:
+    """Yield the logits [P, H, W] or [P, S, S] of one image's prompts, some at a time."""
+    bring = frame.to_source if at == "source" else frame.to_square
+    for start in range(0, max(len(prompts), 1), _PROMPTS_AT_ONCE):
+        logits, _ = backbone.decode(aligned, prompts[start : start + _PROMPTS_AT_ONCE])
+        yield bring(logits)
+
+
+def _batched(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(numbers), _PROMPTS_AT_ONCE):
+        yield numbers[start : start + _PROMPTS_AT_ONCE]
+
+
+def _on_square(prompts: npt.NDArray[np.floating], frame: Frame) -> Prompts:
+    rows = torch.zeros(len(prompts), dtype=torch.int64)
+    if prompts.shape[1] == 4:
+        return Prompts(rows, boxes=torch.from_numpy(frame.boxes_to_square(prompts)))
+    return Prompts(rows, points=torch.from_numpy(frame.points_to_square(prompts)))
+
+
+def _require_in_image(prompts: npt.NDArray[np.floating], frame: Frame) -> None:
     height, width = frame.source
     sound = prompts.ndim == 2 and prompts.shape[1] in (2, 4)
     if sound:
@@ -251,5 +365,3 @@ def _on_square(prompts: npt.NDArray[np.floating], frame: Frame) -> Tensor:
             f"prompts of shape {list(prompts.shape)} do not fit an image of {width} x {height} pixels; give boxes"
             f" (x0, y0, x1, y1) or points (x, y), with x0 <= x1 <= {width - 1} and y0 <= y1 <= {height - 1}, none below 0"
         )
-    boxes = prompts.shape[1] == 4
-    return torch.from_numpy(frame.boxes_to_square(prompts) if boxes else frame.points_to_square(prompts))

@@ -46,12 +46,16 @@ class Routes:
         score: float64 [B], of the nearest task; infinite in an empty bank.
         strength: float64 [B], of "unknown": (score - median) / (threshold - median) of the nearest task; 0 for a typical
             image of that task, 1 at its threshold, comparable between tasks; infinite in an empty bank.
+        second: int64 [B], the task of the lowest score but for the nearest; -1 where there is none.
+        second_score: float64 [B], its score; infinite where there is none.
     """
 
     task: Tensor
     nearest: Tensor
     score: Tensor
     strength: Tensor
+    second: Tensor
+    second_score: Tensor
 
 
 def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
@@ -75,7 +79,7 @@ def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
     if tasks == 0:
         nobody = torch.full((images,), UNKNOWN, dtype=torch.int64)
         infinite = torch.full((images,), torch.inf, dtype=torch.float64)
-        return Routes(nobody, nobody, infinite, infinite)
+        return Routes(nobody, nobody, infinite, infinite, nobody, infinite)
     lowest = values.min(dim=1, keepdim=True).values
     nearest = tied(values, lowest).to(torch.int64).argmax(dim=1)
     score = values.gather(1, nearest[:, None]).squeeze(1)
@@ -83,7 +87,16 @@ def route(scores: Tensor, thresholds: Sequence[Threshold]) -> Routes:
     median, value = limits.unbind(1)
     spread = torch.maximum(value - median, _SPREAD * value.abs().clamp(min=1.0))
     task = torch.where(score > value, torch.full_like(nearest, UNKNOWN), nearest)
-    return Routes(task=task, nearest=nearest, score=score, strength=(score - median) / spread)
+    others = values.scatter(1, nearest[:, None], torch.inf)
+    second_score, second = others.min(dim=1)
+    return Routes(
+        task=task,
+        nearest=nearest,
+        score=score,
+        strength=(score - median) / spread,
+        second=second if tasks > 1 else torch.full_like(nearest, UNKNOWN),
+        second_score=second_score,
+    )
 
 
 def tied(scores: Tensor, lowest: Tensor) -> Tensor:

@@ -77,5 +77,5 @@ def _content(home: SiteHome, digest: str) -> dict[str, Any]:
             }
             for name, tensor in sorted(tensors.items())
         ],
-        "card": asdict(release.card),
+        "card": {name: value for name, value in asdict(release.card).items() if value is not None},
     }
