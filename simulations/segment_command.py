@@ -1,11 +1,14 @@
 """`casam segment`: masks of a researcher's own images by the bank of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from casam_fed.segmenting.command import Wishes, options, segment_files
+
+if TYPE_CHECKING:
+    from casam_fed.segmenting.opened import OpenedBank
 
 __all__ = ["segment"]
 
@@ -26,6 +29,10 @@ def segment(bank: Path, router: Any, device: str, **wishes: Any) -> None:
     Each file is sent to the task of the bank that knows it, or to plain SAM where none does; segment.json says why.
     How-to: docs/how-to/segment-with-the-bank.md.
     """
-    from casam_fed.segmenting.opened import open_bank
 
-    segment_files(open_bank(bank, router=router, device=device), Wishes(**wishes))
+    def opened() -> "OpenedBank":
+        from casam_fed.segmenting.opened import open_bank
+
+        return open_bank(bank, router=router, device=device)
+
+    segment_files(opened, Wishes(**wishes))

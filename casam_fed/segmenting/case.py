@@ -15,7 +15,7 @@ from casam_fed.data.volume import SUFFIXES as VOLUME_SUFFIXES
 from casam_fed.data.volume import Intensity, Percentiles, Volume, open_volume, to_rgb
 from casam_fed.errors import DataError
 
-__all__ = ["SUFFIXES", "Case", "Marked", "is_volume", "picture_of", "read_case"]
+__all__ = ["SUFFIXES", "Case", "Grid", "Marked", "is_volume", "picture_of", "read_case"]
 
 SUFFIXES: Final = (*sorted(PICTURE_SUFFIXES), *VOLUME_SUFFIXES)
 """Ends of the names of files that can be segmented."""
@@ -42,6 +42,21 @@ class Marked:
     outside: tuple[tuple[float, ...], ...] = ()
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Where a volume's voxels lie, as its file says it, for masks that shall lie there too.
+
+    Attributes:
+        nifti: the header of a NIfTI file, 348 or 540 bytes; empty for another.
+        origin, spacing, direction: of another file, in mm and LPS as SimpleITK has them, 3, 3 and 9 numbers.
+    """
+
+    nifti: bytes = b""
+    origin: tuple[float, ...] = ()
+    spacing: tuple[float, ...] = ()
+    direction: tuple[float, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """A picture, or one volume cut into planes.
@@ -50,12 +65,14 @@ class Case:
         path: the file.
         picture: uint8 [H, W, 3]; None for a volume.
         volume: its planes; None for a picture.
+        grid: of the volume; None for a picture.
         notes: sentences about what was altered to read it.
     """
 
     path: Path
     picture: npt.NDArray[np.uint8] | None = None
     volume: Volume | None = None
+    grid: Grid | None = None
     notes: tuple[str, ...] = ()
     _limits: dict[Intensity, tuple[float, float]] = field(default_factory=dict, repr=False)
 
@@ -162,7 +179,7 @@ def read_case(path: Path, channel: int = 0) -> Case:
         DataError: the file is missing, damaged, too large or of another kind.
     """
     if is_volume(path):
-        return Case(path, volume=open_volume(path, channel, view="acquired"))
+        return Case(path, volume=open_volume(path, channel, view="acquired"), grid=_grid(path))
     if not path.name.lower().endswith(SUFFIXES):
         raise DataError(f"{path} is no kind of file that is segmented; convert it to one of {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -187,6 +204,23 @@ def picture_of(image: npt.NDArray[Any]) -> Case:
     if values.ndim == 2:
         values = np.repeat(values[:, :, None], 3, axis=2)
     return Case(Path("image"), picture=np.ascontiguousarray(values))
+
+
+def _grid(path: Path) -> Grid:
+    """Return where the voxels of a volume lie that could be opened."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        import nibabel
+
+        image: Any = nibabel.load(path)
+        return Grid(nifti=bytes(image.header.binaryblock))
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    axes = reader.GetDimension()
+    direction = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3]
+    return Grid(b"", reader.GetOrigin()[:3], reader.GetSpacing()[:3], tuple(direction.ravel().tolist()))
 
 
 def _shown(corner: Sequence[float]) -> str:

@@ -14,7 +14,8 @@ from casam_fed import __version__
 from casam_fed.data.layout import without_suffix
 from casam_fed.errors import CasamError, DataError, StorageError
 from casam_fed.host.files import write_atomically
-from casam_fed.segmenting.case import SUFFIXES, Case, Marked, read_case
+from casam_fed.segmenting.case import SUFFIXES, Case, Marked
+from casam_fed.segmenting.decoding import Decoder
 from casam_fed.segmenting.prompt_file import read_prompts
 from casam_fed.segmenting.writing import label_map, mask_name, overlay, write_mask
 
@@ -63,8 +64,12 @@ def options(command: Command) -> Command:
     return command
 
 
-def segment_files(opened: "OpenedBank", wishes: Wishes) -> None:
+def segment_files(open_bank: "Callable[[], OpenedBank]", wishes: Wishes) -> None:
     """Segment files one by one, and write what was found of each as soon as it is.
+
+    Args:
+        open_bank: loads the bank, once the files and prompts are known to make sense.
+        wishes: of the user.
 
     Raises:
         DataError: files or prompts are wrong; or, when all others are done, some files could not be segmented.
@@ -73,35 +78,38 @@ def segment_files(opened: "OpenedBank", wishes: Wishes) -> None:
     """
     files = _listed(wishes.files)
     prompts = read_prompts(files, wishes.boxes, wishes.points)
-    opened.require_task(wishes.task, sorted({each.label for marked in prompts.values() for each in marked}))
     stems = _stems(files)
     _require_new(wishes, stems)
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
-    for number, path in enumerate(files, start=1):
-        try:
-            row = _segmented(opened, wishes, path, prompts[path], stems[path])
-        except StorageError:
-            raise
-        except CasamError as error:
-            failed.append(str(error))
-            row = {"file": str(path), "error": str(error)}
-            click.echo(f"{number} of {len(files)}  {path.name}: failed")
-        else:
-            click.echo(f"{number} of {len(files)}  {path.name}: {row['route']['why']}")
-            for note in row["notes"]:
-                click.echo(f"    note: {note}")
-        rows.append(row)
-        report = {"made_by": f"casam-fed {__version__}", "bank": opened.digest, "files": rows}
-        write_atomically(wishes.out / _REPORT, json.dumps(report, indent=1, allow_nan=False).encode())
+    with Decoder() as decoder:
+        decoder.start()
+        opened = open_bank()
+        opened.require_task(wishes.task, sorted({each.label for marked in prompts.values() for each in marked}))
+        for number, path in enumerate(files, start=1):
+            try:
+                case = decoder.read(path, wishes.channel)
+                row = _segmented(opened, wishes, case, prompts[path], stems[path])
+            except StorageError:
+                raise
+            except CasamError as error:
+                failed.append(str(error))
+                row = {"file": str(path), "error": str(error)}
+                click.echo(f"{number} of {len(files)}  {path.name}: failed")
+            else:
+                click.echo(f"{number} of {len(files)}  {path.name}: {row['route']['why']}")
+                for note in row["notes"]:
+                    click.echo(f"    note: {note}")
+            rows.append(row)
+            report = {"made_by": f"casam-fed {__version__}", "bank": opened.digest, "files": rows}
+            write_atomically(wishes.out / _REPORT, json.dumps(report, indent=1, allow_nan=False).encode())
     click.echo(f"{len(files) - len(failed)} of {len(files)} segmented: {wishes.out}")
     if failed:
         listed = "".join(f"\n  {sentence}" for sentence in failed)
         raise DataError(f"{len(failed)} of {len(files)} files could not be segmented, the others are done:{listed}")
 
 
-def _segmented(opened: "OpenedBank", wishes: Wishes, path: Path, marked: Sequence[Marked], stem: str) -> dict[str, Any]:
-    case = read_case(path, wishes.channel)
+def _segmented(opened: "OpenedBank", wishes: Wishes, case: Case, marked: Sequence[Marked], stem: str) -> dict[str, Any]:
     found = opened.segment_marked(case, marked, task=wishes.task)
     labels = label_map(found.masks)
     files = {}
@@ -116,7 +124,7 @@ def _segmented(opened: "OpenedBank", wishes: Wishes, path: Path, marked: Sequenc
         files["overlay"] = f"{stem}.overlay.png"
         write_atomically(wishes.out / files["overlay"], _overlay(case, found))
     return {
-        "file": str(path),
+        "file": str(case.path),
         "out": files,
         "classes": dict(labels.numbers),
         "pixels": {label: int(mask.sum()) for label, mask in found.masks.items()},

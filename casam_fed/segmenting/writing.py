@@ -18,7 +18,7 @@ from casam_fed.data.painting import painted
 from casam_fed.data.raster import MAX_LABEL
 from casam_fed.errors import DataError
 from casam_fed.host.files import as_storage_error, write_atomically
-from casam_fed.segmenting.case import Case
+from casam_fed.segmenting.case import Case, Grid
 
 __all__ = ["LabelMap", "label_map", "mask_name", "overlay", "write_mask"]
 
@@ -76,36 +76,35 @@ def write_mask(case: Case, values: npt.NDArray[Any], path: Path) -> None:
         file = io.BytesIO()
         Image.fromarray(values).save(file, format="PNG")
         write_atomically(path, file.getvalue())
-    elif path.name.endswith((".nii", ".nii.gz")):
-        write_atomically(path, _nifti(case.path, values, path.name.endswith(".gz")))
+    elif case.grid is not None and case.grid.nifti:
+        write_atomically(path, _nifti(case.grid.nifti, values, path.name.endswith(".gz")))
     else:
-        _write_meta(case.path, values, path)
+        assert case.grid is not None
+        _write_meta(case.grid, values, path)
 
 
-def _nifti(source: Path, values: npt.NDArray[Any], compressed: bool) -> bytes:
+def _nifti(header_bytes: bytes, values: npt.NDArray[Any], compressed: bool) -> bytes:
     import nibabel
 
-    image: Any = nibabel.load(source)
-    header = image.header.copy()
-    # Labels are not scaled, and the display range was that of the image.
+    kind: Any = nibabel.Nifti2Image if len(header_bytes) == 540 else nibabel.Nifti1Image
+    header = kind.header_class(header_bytes)
+    affine = header.get_best_affine()
+    # Labels are not scaled, the display range was that of the image, and what was noted of the image is not copied.
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0
+    header["descrip"] = header["aux_file"] = b""
     header.set_data_dtype(values.dtype)
-    data = bytes(image.__class__(values, image.affine, header).to_bytes())
+    data = bytes(kind(values, affine, header).to_bytes())
     return gzip.compress(data, compresslevel=6, mtime=0) if compressed else data
 
 
-def _write_meta(source: Path, values: npt.NDArray[Any], path: Path) -> None:
+def _write_meta(grid: Grid, values: npt.NDArray[Any], path: Path) -> None:
     import SimpleITK
 
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(source))
-    reader.ReadImageInformation()
     mask = SimpleITK.GetImageFromArray(values)
-    axes = reader.GetDimension()
-    mask.SetOrigin(reader.GetOrigin()[:3])
-    mask.SetSpacing(reader.GetSpacing()[:3])
-    mask.SetDirection(np.reshape(reader.GetDirection(), (axes, axes))[:3, :3].ravel().tolist())
+    mask.SetOrigin(grid.origin)
+    mask.SetSpacing(grid.spacing)
+    mask.SetDirection(grid.direction)
     with as_storage_error("write", path, "free space or choose a folder that can be written, then run again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".casam-") as folder:

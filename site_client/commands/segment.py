@@ -1,12 +1,15 @@
 """`casam-site segment`: masks of a hospital's own images by the bank that it has fetched."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from casam_fed.host.command_line import folder_argument
 from casam_fed.segmenting.command import Wishes, options, segment_files
 from site_client.home import SiteHome
+
+if TYPE_CHECKING:
+    from casam_fed.segmenting.opened import OpenedBank
 
 __all__ = ["segment"]
 
@@ -22,13 +25,17 @@ def segment(folder: Any, blind: bool, **wishes: Any) -> None:
     first whether it knows an image, then the other tasks of the bank; where none does, plain SAM segments it.
     How-to: docs/how-to/segment-with-the-bank.md.
     """
-    import torch
-
-    from casam_fed.segmenting.opened import open_bank
-
     home = SiteHome(folder)
     method = home.method(home.welcome())
-    torch.set_num_threads(method.threads)
     own = None if blind else home.settings.site.name
-    opened = open_bank(home.bank if home.bank.is_dir() else folder, router=method.router, device=method.device, own=own)
+
+    def opened() -> "OpenedBank":
+        import torch
+
+        from casam_fed.segmenting.opened import open_bank
+
+        torch.set_num_threads(method.threads)
+        place = home.bank if home.bank.is_dir() else folder
+        return open_bank(place, router=method.router, device=method.device, own=own)
+
     segment_files(opened, Wishes(**wishes))

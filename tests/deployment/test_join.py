@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from casam_fed.audit.keys import fingerprint, public_key
 from casam_fed.bank.snapshot import read_snapshot
+from casam_fed.data.phantoms import PhantomReader
+from casam_fed.data.prompts import targets_of, tight_boxes
 
 from ..simulated import Simulated, phantom
 from .federation import METHOD, Federation, run
@@ -85,6 +89,24 @@ def test_an_auditor_can_verify_what_each_end_has_logged(joined):
     assert run("casam-audit", "verify", out, "--bank-key", bank, *keys).count("admitted") >= len(sites)
     first = federation.folder / f"{next(iter(sites))}-export"
     assert "one history" in run("casam-audit", "diff", first, out)
+
+
+def test_a_site_segments_an_image_of_its_own_with_the_bank_it_holds(joined, tmp_path):
+    _, sites, _ = joined
+    reader = PhantomReader(MODALITIES["south"], 12, 10, seed=1)
+    sample = reader.read(next(record for record in reader.records() if record.split == "test"))
+    Image.fromarray(sample.image).save(tmp_path / "new.png")
+    targets = targets_of(sample, "class")
+    x0, y0, x1, y1 = tight_boxes(targets)[0]
+    (tmp_path / "boxes.csv").write_text(f"class,x0,y0,x1,y1\n{targets.targets[0].class_name},{x0},{y0},{x1},{y1}\n")
+    arguments = ("--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "masks")
+    printed = sites["south"].run("segment", tmp_path / "new.png", *arguments)
+    assert "new.png: south of south, which is asked first, claims it" in printed
+    mask = np.asarray(Image.open(tmp_path / "masks/new.mask.png"))
+    assert mask.shape == sample.image.shape[:2]
+    assert mask.any()
+    blind = sites["south"].run("segment", tmp_path / "new.png", *arguments, "--blind", "--overwrite")
+    assert "asked first" not in blind
 
 
 def test_a_site_with_new_keys_goes_on_and_an_auditor_follows_both(joined):

@@ -1,6 +1,8 @@
 """A bank segments what is marked, as evaluation does, and says why it took the task that it took."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -89,6 +91,26 @@ def test_a_user_overrules_the_router_and_is_told_what_it_said(opened):
     found = opened.segment(noise, {"organ": [(20, 20, 70, 60)]}, task="organ")
     assert (found.route.task, found.route.chosen_by) == ("organ", "user")
     assert found.route.why.startswith("organ was asked for; the router says: no task knows this image")
+
+
+def test_a_site_asks_its_own_task_first_and_the_others_where_that_says_unknown(world, tmp_path):
+    path, _ = world.picture(tmp_path)
+    boxes = {"polyp": [(30, 30, 120, 120)]}
+    own = open_bank(world.run, device="cpu", own="polyp-clinic").segment(path, boxes).route
+    assert "polyp of polyp-clinic, which is asked first, claims it" in own.why
+    assert own.second is None
+    others = open_bank(world.run, device="cpu", own="organ-clinic").segment(path, boxes).route
+    assert others.task == "polyp"
+    assert "asked first" not in others.why
+
+
+def test_what_is_public_is_imported_when_it_is_asked_for():
+    code = (
+        "import sys, casam_fed; casam_fed.CasamError; assert 'torch' not in sys.modules; "
+        "from casam_fed import open_bank; assert 'torch' in sys.modules; "
+        "assert all(getattr(casam_fed, name) is not None for name in casam_fed.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_class_that_the_task_does_not_know_is_segmented_and_noted(world, opened, tmp_path):
