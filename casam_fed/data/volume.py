@@ -1,7 +1,8 @@
-"""Medical volumes from disk, NIfTI or MetaImage, cut into planes as radiologists look at them.
+"""Medical volumes from disk, NIfTI, MetaImage or NRRD, cut into planes as radiologists look at them.
 
 World coordinates are RAS+ in mm throughout: x to the patient's right, y to the front, z to the head, as NIfTI has them;
-the LPS coordinates of MetaImage are converted. Formats: nifti.nimh.nih.gov/nifti-1 and itk.org/Wiki/MetaIO.
+the LPS coordinates of MetaImage and NRRD are converted. Formats: nifti.nimh.nih.gov/nifti-1, itk.org/Wiki/MetaIO and
+teem.sourceforge.net/nrrd/format.html.
 """
 
 import gzip
@@ -34,7 +35,7 @@ MAX_VOXELS: Final = 2**30
 """Files that claim more, all channels together, are refused: a few kilobytes of gzip can claim gigabytes."""
 
 _NIFTI: Final = (".nii", ".nii.gz")
-SUFFIXES: Final = (*_NIFTI, ".mhd", ".mha")
+SUFFIXES: Final = (*_NIFTI, ".mhd", ".mha", ".nrrd")
 
 _MAX_HEADER: Final = 2**20
 _CHUNK: Final = 2**20
@@ -137,7 +138,7 @@ class Volume:
         """Return planes, of the shape of `self.planes`, in the voxel order of the file, dtype kept.
 
         The order is that of the library people read such a file with: [i, j, k] as nibabel gives NIfTI, [k, j, i] as
-        `SimpleITK.GetArrayFromImage` gives MetaImage; a time or channel axis is not part of it.
+        `SimpleITK.GetArrayFromImage` gives the others; a time or channel axis is not part of it.
         """
         assert planes.shape == self.planes.shape
         return np.ascontiguousarray(_flip(planes, self.flipped).transpose(np.argsort(self.source_axes)))
@@ -148,14 +149,14 @@ class Volume:
 
 
 def open_volume(path: Path, channel: int = 0, view: View = "axial") -> Volume:
-    """Read one channel of a .nii, .nii.gz, .mhd or .mha file and cut it into planes.
+    """Read one channel of a .nii, .nii.gz, .mhd, .mha or .nrrd file and cut it into planes.
 
     The volume is turned to the closest canonical orientation by flips and permutations only: no voxel is resampled. A
     NIfTI file without orientation (sform and qform codes 0) is taken as ANALYZE would, i to the left and j to the front.
 
     Args:
         path: the file.
-        channel: index on the last axis of a 4-D volume, or among the components of a MetaImage voxel.
+        channel: index on the last axis of a 4-D volume, or among the components of a voxel of the others.
         view: "axial", or "acquired": where one spacing is at least 3 times both others, as in cardiac or knee MR, the
             planes across it (sagittal with the head up and the front on the left, coronal as axial with the head up).
 
@@ -170,7 +171,7 @@ def open_volume(path: Path, channel: int = 0, view: View = "axial") -> Volume:
         raise DataError(f"the volume {path} does not exist; add the file or correct the path")
     nifti = name.endswith(_NIFTI)
     try:
-        values, affine = (_read_nifti if nifti else _read_meta)(path, channel)
+        values, affine = (_read_nifti if nifti else _read_by_itk)(path, channel)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Both libraries raise a dozen unrelated types on damaged files.
@@ -278,11 +279,12 @@ def _read_nifti_stream(path: Path, file: BinaryIO, channel: int) -> tuple[npt.ND
     return values, affine
 
 
-def _read_meta(path: Path, channel: int) -> tuple[npt.NDArray[Any], Affine]:
+def _read_by_itk(path: Path, channel: int) -> tuple[npt.NDArray[Any], Affine]:
     sitk = _library("SimpleITK")
-    _require_own_data(path)
+    nrrd = path.name.lower().endswith(".nrrd")
+    (_require_attached if nrrd else _require_own_data)(path)
     reader = sitk.ImageFileReader()
-    reader.SetImageIO("MetaImageIO")
+    reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
@@ -297,6 +299,16 @@ def _read_meta(path: Path, channel: int) -> tuple[npt.NDArray[Any], Affine]:
     affine[:3, 3] = reader.GetOrigin()[:3]
     affine[:2] *= -1  # From LPS.
     return (values[..., channel].copy() if components > 1 else values).T, affine
+
+
+def _require_attached(path: Path) -> None:
+    """Refuse a NRRD whose voxels lie in other files, or whose header does not end."""
+    with path.open("rb") as file:
+        header, end, _ = file.read(_MAX_HEADER).replace(b"\r\n", b"\n").partition(b"\n\n")
+    if not end or not header.startswith(b"NRRD"):
+        raise DataError(f"{path} has no whole header of a NRRD file; replace it with an intact copy")
+    if re.search(rb"data *file", header, re.IGNORECASE):
+        raise DataError(f"{path} takes its voxels from other files; save it with its data attached, in one .nrrd file")
 
 
 def _require_own_data(path: Path) -> None:

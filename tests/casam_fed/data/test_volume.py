@@ -77,7 +77,7 @@ def test_both_file_kinds_give_the_same_planes_and_their_own_voxel_order(tmp_path
         direction = turned(axes, signs, tilt)
         if np.linalg.det(direction) < 0:  # ITK's NIfTI writer knows rotations only.
             continue
-        suffix = (".mha", ".mhd")[number % 2]
+        suffix = (".mha", ".mhd", ".nrrd")[number % 3]
         image = write_both(tmp_path, suffix, direction)
         nifti, meta = open_volume(tmp_path / "a.nii"), open_volume(tmp_path / f"b{suffix}")
         assert np.array_equal(nifti.planes, meta.planes)
@@ -378,6 +378,20 @@ def test_voxels_outside_the_folder_are_refused(tmp_path: Path, field: str, reaso
     path = folder / "a.mhd"
     path.write_text(re.sub("ElementDataFile.*", lambda _: field, path.read_text()))
     assert reason in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"NRRD0004\ndata file: ../secret.raw\n\n", "takes its voxels from other files"),
+        (b"NRRD0004\r\nDataFile: LIST\r\nsecret.raw\r\n\r\n", "takes its voxels from other files"),
+        (b"NRRD0004\ntype: short\n", "has no whole header"),
+        (b"\n\nNRRD0004", "has no whole header"),
+    ],
+)
+def test_a_nrrd_whose_voxels_lie_elsewhere_is_refused(tmp_path: Path, header: bytes, reason: str) -> None:
+    (tmp_path / "a.nrrd").write_bytes(header + b"\0" * 64)
+    assert reason in refused(tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize("compressed", [False, True])

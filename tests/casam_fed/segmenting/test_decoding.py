@@ -33,7 +33,7 @@ def files(tmp_path_factory):
     colour = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     deep = rng.integers(0, 65536, (40, 50), dtype=np.uint16)
     voxels = rng.integers(-1000, 1000, (12, 10, 8), dtype=np.int16)
-    made = {name: folder / f"good.{name}" for name in ("png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha")}
+    made = {name: folder / f"good.{name}" for name in ("png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha", "nrrd")}
     for name in ("png", "jpg", "tif"):
         Image.fromarray(colour).save(made[name])
     Image.fromarray(deep).save(made["deep.tif"])
@@ -41,11 +41,12 @@ def files(tmp_path_factory):
         nibabel.save(nibabel.Nifti1Image(voxels, AFFINE), made[name])
     image = SimpleITK.GetImageFromArray(voxels.T)
     image.SetSpacing((1.0, 1.0, 2.5))
-    SimpleITK.WriteImage(image, str(made["mha"]))
+    for name in ("mha", "nrrd"):
+        SimpleITK.WriteImage(image, str(made[name]))
     return made
 
 
-@pytest.mark.parametrize("name", ["png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha"])
+@pytest.mark.parametrize("name", ["png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha", "nrrd"])
 def test_what_comes_from_the_process_is_what_reading_gives(decoder, files, name):
     here, there = read_case(files[name]), decoder.read(files[name])
     assert there.notes == here.notes
@@ -73,7 +74,7 @@ def _altered(content, chance):
     return bytes(data)
 
 
-@pytest.mark.parametrize("name", ["png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha"])
+@pytest.mark.parametrize("name", ["png", "jpg", "tif", "deep.tif", "nii", "nii.gz", "mha", "nrrd"])
 def test_a_file_that_was_cut_or_altered_is_read_or_costs_one_sentence(decoder, files, tmp_path, name):
     chance, content = random.Random(name), files[name].read_bytes()
     refused = {}
