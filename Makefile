@@ -8,7 +8,7 @@ PYTHON ?= python3
 .PHONY: demo test test-fast lint install clean
 
 demo: $(READY)
-	$(BIN)/casam sim run configs/streams/demo.yaml --out runs/demo --overwrite
+	$(BIN)/casam sim run demo --out runs/demo --overwrite
 
 test: $(READY)
 	$(BIN)/pytest

@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 from casam_fed.host.supervision import PRIVATE_ENVIRONMENT
+
+from .wheel import apart, installed
 
 CASAM = [sys.executable, "-c", "from simulations.cli import main; main()"]
 APP = Path(__file__).parents[2] / "simulations" / "app"
@@ -67,14 +71,20 @@ def ray_processes() -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache):
-    """One run of `casam sim run`, with what it printed and what it left running."""
+def programs(tmp_path_factory):
+    """The programs of an environment in which the package was installed from its wheel."""
+    return installed(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, cache, programs):
+    """One run of `casam sim run`, installed from the wheel, with what it printed and what it left running."""
     folder = tmp_path_factory.mktemp("run")
     before = ray_processes()
     done = subprocess.run(
-        [*CASAM, "sim", "run", str(stream(folder)), "--out", "out"],
+        [programs / "casam", "sim", "run", str(stream(folder)), "--out", "out"],
         cwd=folder,
-        env=environment(cache, "finished"),
+        env={**environment(cache, "finished"), "PATH": apart(programs)["PATH"]},
         capture_output=True,
         text=True,
         timeout=400,
@@ -96,6 +106,24 @@ def test_a_run_completes_reports_and_leaves_no_process_behind(finished):
         f"{site}-{number}.png" for site in ("clinic", "lab") for number in (1, 2)
     ]
     assert "(overlays/lab-2.png)" in (out / "report.md").read_text()
+
+
+def test_a_wheel_knows_its_commands_and_segments_with_the_bank_of_its_run(finished, programs, cache, tmp_path):
+    for name in ("casam", "casam-site", "casam-aggregator", "casam-audit"):
+        done = subprocess.run([programs / name, "--help"], cwd=tmp_path, env=apart(programs), capture_output=True)
+        assert done.returncode == 0, done.stderr
+    Image.fromarray(np.full((60, 80), 90, dtype=np.uint8)).save(tmp_path / "new.png")
+    (tmp_path / "boxes.csv").write_text("class,x0,y0,x1,y1\nthing,10,10,50,40\n")
+    command = ["segment", "--bank", finished[1], "new.png", "--boxes", "boxes.csv", "--out", "masks"]
+    done = subprocess.run(
+        [programs / "casam", *command], cwd=tmp_path, env=apart(programs), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 segmented: masks" in done.stdout
+    assert (tmp_path / "masks/new.mask.png").exists()
+    where = [programs / "python", "-c", "import casam_fed; print(casam_fed.__file__)"]
+    at = subprocess.run(where, cwd=tmp_path, env=apart(programs), capture_output=True, text=True, check=True).stdout
+    assert at.startswith(str(programs.parent))
 
 
 def test_run_json_holds_what_was_promised(finished):
