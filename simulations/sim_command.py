@@ -11,6 +11,7 @@ import click
 from casam_fed.config import read_yaml
 from casam_fed.data.dataset import PhantomData, open_dataset
 from casam_fed.errors import ConfigError
+from casam_fed.host.extras import require_extra
 from simulations.methods.method_list import METHODS, chosen_methods
 from simulations.report import write_report
 from simulations.shipped import found, shipped
@@ -73,6 +74,7 @@ def run(
 
     Exit code 0 when the run completed, 1 when it failed, 2 for wrong usage, 130 after Ctrl-C. No process is left behind.
     """
+    require_extra("sim", "ray", "matplotlib")
     overrides = _overrides(method, unit, seeds)
     file = found(stream, "streams")
     config = read_stream(file, overrides)

@@ -12,6 +12,8 @@ BANK: of a finished run, e.g. runs/demo. IMAGE: a picture that a task of it clai
 """
 
 import argparse
+import contextlib
+import io
 import resource
 import statistics
 import subprocess
@@ -86,7 +88,8 @@ def main() -> None:
         boxes = folder / "boxes.csv"
         boxes.write_text(f"class,x0,y0,x1,y1\ntarget,10,10,{width - 11},{height - 11}\n")
         wishes = Wishes((options.image,), boxes, None, folder / "out", "auto", 0, False, False, True)
-        written = median_ms(lambda: segment_files(lambda: opened, wishes), max(1, options.repeats // 4))
+        with contextlib.redirect_stdout(io.StringIO()):
+            written = median_ms(lambda: segment_files(lambda: opened, wishes), max(1, options.repeats // 4))
         print(f"the same with a decoding process and files of its own {written:.1f} ms")
         grey = np.asarray(read_case(options.image).plane(0)[:, :, 0].T, dtype=np.int16)
         volume = folder / "volume.nii.gz"
