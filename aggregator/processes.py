@@ -57,9 +57,10 @@ def children(home: Home) -> tuple[Child, ...]:
         *("--disable-runtime-dependency-installation", "--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     )
-    superexec = (sys.executable, "-m", "aggregator.superexec", str(home.path))
+    # -P: a file in the folder where somebody types is no module of ours.
+    superexec = (sys.executable, "-P", "-m", "aggregator.superexec", str(home.path))
     gateway = (
-        *(sys.executable, "-m", "aggregator.gateway", "--listen", home.config.listen, "--upstream", address),
+        *(sys.executable, "-P", "-m", "aggregator.gateway", "--listen", home.config.listen, "--upstream", address),
         *("--ca", ca, "--certificate", certificate, "--key", certificate),
     )
     return (

@@ -111,7 +111,8 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
     """
     home.stopped.unlink(missing_ok=True)
     port = free_port()
-    serve = (sys.executable, "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
+    # -P: a file in the folder where somebody types is no module of ours.
+    serve = (sys.executable, "-P", "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
     # Whatever Flower keeps of a run stays below the site's folder.
     environment = {"FLWR_HOME": str(home.work / "flower")}
     children = (

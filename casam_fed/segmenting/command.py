@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import numpy as np
+from scipy.special import expit
 
 from casam_fed import __version__
 from casam_fed.data.layout import without_suffix
 from casam_fed.errors import CasamError, DataError, StorageError
 from casam_fed.host.files import write_atomically
+from casam_fed.host.printable import printable
 from casam_fed.segmenting.case import SUFFIXES, Case, Marked
 from casam_fed.segmenting.decoding import Decoder
 from casam_fed.segmenting.prompt_file import read_prompts
@@ -40,6 +43,7 @@ class Wishes:
     task: str
     channel: int
     per_class: bool
+    probabilities: bool
     overlays: bool
     overwrite: bool
 
@@ -56,6 +60,9 @@ def options(command: Command) -> Command:
             click.option("--task", default="auto", show_default=True, help="Overrule the router; none is plain SAM."),
             click.option("--channel", default=0, show_default=True, type=click.IntRange(0), help="Of a volume."),
             click.option("--per-class", is_flag=True, help="One mask file a class in place of a label map."),
+            click.option(
+                "--probabilities", is_flag=True, help="Also how sure the decoder is, 0 to 1, one file a class."
+            ),
             click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures to look at."),
             click.option("--overwrite", is_flag=True, help="Replace masks that are there already."),
         )
@@ -95,11 +102,11 @@ def segment_files(open_bank: "Callable[[], OpenedBank]", wishes: Wishes) -> None
             except CasamError as error:
                 failed.append(str(error))
                 row = {"file": str(path), "error": str(error)}
-                click.echo(f"{number} of {len(files)}  {path.name}: failed")
+                _say(f"{number} of {len(files)}  {path.name}: failed")
             else:
-                click.echo(f"{number} of {len(files)}  {path.name}: {row['route']['why']}")
+                _say(f"{number} of {len(files)}  {path.name}: {row['route']['why']}")
                 for note in row["notes"]:
-                    click.echo(f"    note: {note}")
+                    _say(f"    note: {note}")
             rows.append(row)
             report = {"made_by": f"casam-fed {__version__}", "bank": opened.digest, "files": rows}
             write_atomically(wishes.out / _REPORT, json.dumps(report, indent=1, allow_nan=False).encode())
@@ -109,8 +116,13 @@ def segment_files(open_bank: "Callable[[], OpenedBank]", wishes: Wishes) -> None
         raise DataError(f"{len(failed)} of {len(files)} files could not be segmented, the others are done:{listed}")
 
 
+def _say(sentence: str) -> None:
+    """Print a sentence that may quote a file's name, or what was read in a file."""
+    click.echo(printable(sentence))
+
+
 def _segmented(opened: "OpenedBank", wishes: Wishes, case: Case, marked: Sequence[Marked], stem: str) -> dict[str, Any]:
-    found = opened.segment_marked(case, marked, task=wishes.task)
+    found = opened.segment_marked(case, marked, task=wishes.task, with_logits=wishes.probabilities)
     labels = label_map(found.masks)
     files = {}
     if wishes.per_class:
@@ -120,6 +132,9 @@ def _segmented(opened: "OpenedBank", wishes: Wishes, case: Case, marked: Sequenc
     else:
         files["labels"] = mask_name(case, stem)
         write_mask(case, labels.values, wishes.out / files["labels"])
+    for number, (label, logits) in enumerate(found.logits.items(), start=1):
+        files[f"probability of {label}"] = mask_name(case, stem, f"probability-{number}", ".tif")
+        write_mask(case, expit(logits), wishes.out / files[f"probability of {label}"])
     if wishes.overlays:
         files["overlay"] = f"{stem}.overlay.png"
         write_atomically(wishes.out / files["overlay"], _overlay(case, found))
@@ -173,7 +188,9 @@ def _stems(files: Sequence[Path]) -> dict[Path, str]:
     """Return what the names of each file's masks begin with: its own name, and more of it where two are alike."""
     plain = {path: without_suffix(path) for path in files}
     alike = [stem for stem in plain.values() if list(plain.values()).count(stem) > 1]
-    named = {path: "_".join(path.parts[-2:]) if stem in alike else stem for path, stem in plain.items()}
+    named = {
+        path: "_".join(path.parts[-2:]).replace(os.sep, "") if stem in alike else stem for path, stem in plain.items()
+    }
     if len(set(named.values())) < len(files):
         raise DataError("two files have the same name in folders of the same name; segment them into different --out")
     return named
@@ -184,7 +201,11 @@ def _require_new(wishes: Wishes, stems: dict[Path, str]) -> None:
         return
     there = {path.name for path in wishes.out.iterdir()}
     for stem in stems.values():
-        if taken := sorted(name for name in there if name.startswith((f"{stem}.mask", f"{stem}.overlay"))):
+        if taken := sorted(
+            name
+            for name in there
+            if name.startswith(tuple(f"{stem}.{what}" for what in ("mask", "overlay", "probability")))
+        ):
             raise StorageError(f"{wishes.out / taken[0]} is there already; give another --out, or --overwrite")
     if _REPORT in there:
         raise StorageError(f"{wishes.out / _REPORT} is there already; give another --out, or --overwrite")

@@ -32,7 +32,7 @@ _MEMORY: Final = 12 << 30
 
 _MOST_BYTES: Final = max(3 * MAX_PIXELS, 8 * MAX_VOXELS)
 _MOST_HEAD: Final = 1 << 20
-_TYPES: Final = frozenset("biufc")
+_TYPES: Final = frozenset("iuf")
 
 
 class Decoder:
@@ -54,7 +54,8 @@ class Decoder:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process where there is none: whoever has other things to do first need not wait for it later."""
         if self._process is None:
-            command = [sys.executable, "-m", "casam_fed.segmenting.decoding", str(self._memory)]
+            # -P: a file in the folder where somebody types, which may be full of downloads, is no module of ours.
+            command = [sys.executable, "-P", "-m", "casam_fed.segmenting.decoding", str(self._memory)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -85,7 +86,7 @@ class Decoder:
         except TimeoutError:
             self._end()
             problem = f"was not decoded within {self._seconds:g} s"
-        except (BrokenPipeError, EOFError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError):
             number = -self._end()
             name = signal.Signals(number).name if number in list(signal.Signals) else "no more to say"
             problem = f"ended the process that decoded it ({name})"

@@ -31,7 +31,6 @@ _KEYS: Final = {
     "boxes": ({"class", "x0", "y0", "x1", "y1"}, {"file", "target", "z0", "z1"}),
     "points": ({"class", "x", "y"}, {"file", "target", "z", "positive"}),
 }
-_CONTROL: Final = {chr(code) for code in (*range(32), 127)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[str, _Row]]:
                 f"{', '.join(sorted(needed | more))}"
             )
         label, file, target = (str(values.get(key) or "").strip() for key in ("class", "file", "target"))
-        if not label or len(label) > 64 or _CONTROL & set(label):
+        if not label or len(label) > 64 or not label.isprintable():
             raise DataError(
                 f"{where}: the class {label[:70]!r} is no name; give 1 to 64 characters that can be printed"
             )

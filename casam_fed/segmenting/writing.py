@@ -59,22 +59,22 @@ def label_map(masks: Mapping[str, npt.NDArray[np.bool_]]) -> LabelMap:
     return LabelMap(values, {label: number for number, label in enumerate(masks, start=1)}, int((taken > 1).sum()))
 
 
-def mask_name(case: Case, stem: str, what: str = "mask") -> str:
-    """Return the file name of a mask of a case: in the format of its file, pictures as PNG and .mhd as .mha."""
+def mask_name(case: Case, stem: str, what: str = "mask", picture: str = ".png") -> str:
+    """Return the file name of a mask of a case: in the format of its file, of a picture as `picture`, of .mhd as .mha."""
     name = case.path.name
-    end = ".png" if case.volume is None else name[len(without_suffix(case.path)) :].lower().replace(".mhd", ".mha")
+    end = picture if case.volume is None else name[len(without_suffix(case.path)) :].lower().replace(".mhd", ".mha")
     return f"{stem}.{what}{end}"
 
 
 def write_mask(case: Case, values: npt.NDArray[Any], path: Path) -> None:
-    """Write values of the masks' shape to `path`, whole or not at all: PNG, or a volume on the same grid.
+    """Write values of the masks' shape to `path`, whole or not at all: a picture as its name ends, a volume on its grid.
 
     Raises:
         StorageError: the file cannot be written.
     """
     if case.volume is None:
         file = io.BytesIO()
-        Image.fromarray(values).save(file, format="PNG")
+        Image.fromarray(values).save(file, format="PNG" if path.suffix == ".png" else "TIFF")
         write_atomically(path, file.getvalue())
     elif case.grid is not None and case.grid.nifti:
         write_atomically(path, _nifti(case.grid.nifti, values, path.name.endswith(".gz")))

@@ -87,7 +87,7 @@ def main() -> None:
         print(f"another box {two - one:.1f} ms")
         boxes = folder / "boxes.csv"
         boxes.write_text(f"class,x0,y0,x1,y1\ntarget,10,10,{width - 11},{height - 11}\n")
-        wishes = Wishes((options.image,), boxes, None, folder / "out", "auto", 0, False, False, True)
+        wishes = Wishes((options.image,), boxes, None, folder / "out", "auto", 0, False, False, False, True)
         with contextlib.redirect_stdout(io.StringIO()):
             written = median_ms(lambda: segment_files(lambda: opened, wishes), max(1, options.repeats // 4))
         print(f"the same with a decoding process and files of its own {written:.1f} ms")

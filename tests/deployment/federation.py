@@ -41,6 +41,11 @@ class Federation:
             *("--superlink-port", port, "--method", method),
         )
         self._up: subprocess.Popen[str] | None = None
+        # Where everybody types: what lies there must not be taken for a module of ours.
+        self.elsewhere = folder / "elsewhere"
+        self.elsewhere.mkdir()
+        for name in ("json", "numpy", "torch", "casam_fed"):
+            (self.elsewhere / f"{name}.py").write_text("raise SystemExit('imported from the working folder')")
 
     def aggregator(self, *arguments: object, code: int = 0) -> str:
         """Run `casam-aggregator` to its end and return what it printed."""
@@ -51,7 +56,9 @@ class Federation:
         before = len(self.said())
         log = (self.folder / "up.log").open("ab")
         command = [BIN / "casam-aggregator", "up", self.home]
-        self._up = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
+        self._up = subprocess.Popen(
+            command, stdout=log, stderr=log, text=True, start_new_session=True, cwd=self.elsewhere
+        )
         wait(lambda: "is up" in self.said()[before:], 120, "the aggregator")
 
     @property
@@ -157,7 +164,14 @@ class Joining:
         self._from = self._path.stat().st_size if self._path.exists() else 0
         command = [BIN / "casam-site", "join", hospital.home, "--yes", "--timeout", "300", *map(str, arguments)]
         with self._path.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=buffered())
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=buffered(),
+                cwd=hospital.federation.elsewhere,
+            )
 
     def said(self) -> str:
         """What it has printed."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from casam_fed.bank.card import Card, bucketed, card_json, parse_card
+from casam_fed.bank.card import Card, bucketed, card_json, grey_values, parse_card
 from casam_fed.bank.release import Release, pack, parse
+from casam_fed.data.volume import Percentiles, Window
 from casam_fed.errors import ReleaseError
 from casam_fed.host.files import sha256_bytes
 from casam_fed.routing.state import router_tensors
@@ -194,3 +195,33 @@ def test_counts_are_told_coarsely(count, told):
 def test_a_card_survives_its_text():
     assert parse_card(card_json(card())) == card()
     assert isinstance(parse_card(card_json(card())), Card)
+
+
+def test_the_card_of_flat_images_is_as_it_always_was():
+    assert "intensity" not in card_json(card())
+    with pytest.raises(ReleaseError, match="not in canonical form"):
+        parse_card(card_json(card()).replace('"modality"', '"intensity":null,"modality"'))
+
+
+@pytest.mark.parametrize("intensity", [Window(-160, 240), Percentiles(0.5, 99.5)])
+def test_the_card_of_a_volumes_task_tells_how_it_became_grey(intensity):
+    told = card(intensity=grey_values(intensity))
+    assert parse_card(card_json(told)) == told
+    assert parse_card(card_json(told)).intensity.intensity == intensity
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        '{"high":1.0,"kind":"window","low":2.0}',
+        '{"high":101.0,"kind":"percentiles","low":1.0}',
+        '{"high":50.0,"kind":"percentiles","low":-1.0}',
+        '{"high":2.0,"kind":"logarithm","low":1.0}',
+        '{"high":2.0,"kind":"window","low":1.0,"note":"free text"}',
+        '{"high":1e999,"kind":"window","low":1.0}',
+        '{"high":2.0,"kind":"window","low":"a"}',
+    ],
+)
+def test_grey_values_that_are_no_range_are_refused(values):
+    with pytest.raises(ReleaseError, match="the release's card is not"):
+        parse_card(card_json(card()).replace('"modality"', f'"intensity":{values},"modality"'))

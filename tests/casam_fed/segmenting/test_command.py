@@ -108,6 +108,20 @@ def test_a_file_a_class_is_written_on_request(world, picture, tmp_path):
     ]
 
 
+def test_probabilities_are_above_one_half_where_the_mask_is(world, picture, volume, tmp_path):
+    given = boxes(tmp_path, (picture.name, "a", 30, 30, 200, 180, "", ""), (volume.name, "organ", 10, 10, 30, 26, 2, 3))
+    run(world, picture, volume, "--boxes", given, "--out", tmp_path / "masks", "--probabilities")
+    mask = np.asarray(Image.open(tmp_path / "masks/polyp.mask.png"))
+    sure = np.asarray(Image.open(tmp_path / "masks/polyp.probability-1.tif"))
+    assert sure.dtype == np.float32
+    assert np.array_equal(sure > 0.5, mask == 1)
+    deep = nibabel.load(tmp_path / "masks/case3.probability-1.nii.gz")
+    mask = np.asarray(nibabel.load(tmp_path / "masks/case3.mask.nii.gz").dataobj)
+    assert np.array_equal(np.asarray(deep.dataobj) > 0.5, mask == 1)
+    assert not np.asarray(deep.dataobj)[:, :, [0, 1, 4, 5]].any()
+    assert deep.affine.tobytes() == nibabel.load(volume).affine.tobytes()
+
+
 def test_a_bad_file_does_not_stop_the_others_and_all_are_told(world, picture, volume, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -106,6 +106,14 @@ def test_a_process_that_dies_costs_its_file_and_the_next_is_read(files, tmp_path
         assert decoder.read(files["jpg"]).shape == (1, 40, 50)
 
 
+def test_what_lies_in_the_working_folder_is_no_module(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("json", "numpy", "PIL", "casam_fed"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the working folder')")
+    with Decoder(seconds=60) as decoder:
+        assert decoder.read(files["png"]).shape == (1, 40, 50)
+
+
 def test_what_takes_too_long_is_ended(files):
     with Decoder(seconds=1.0) as decoder:
         process = decoder.start()
