@@ -44,6 +44,7 @@ class MethodConfig:
         point_share: probability that a batch is prompted by points, not boxes.
         box_jitter: each side of a training box moves by up to this many pixels of a 1024 px square; other squares scale it.
         router: what routes when a user asks for masks; reports always show both.
+        route_by: image, or case: the planes of a volume are routed together, by the mean of their scores.
         vae_sampled: score with a sampled latent as the released code does, instead of its mean.
         folds, folds_by, percentile: calibration of the thresholds on held-out scores.
         min_train_images: fewest training images that a class must appear in.
@@ -65,6 +66,7 @@ class MethodConfig:
     point_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     box_jitter: Annotated[float, Field(ge=0)] = 5.0
     router: Literal["gaussian", "vae"] = "gaussian"
+    route_by: Literal["image", "case"] = "case"
     vae_sampled: bool = False
     folds: Annotated[int, Field(ge=2)] = 5
     folds_by: Literal["patient", "image"] = "patient"

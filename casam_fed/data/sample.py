@@ -16,12 +16,14 @@ __all__ = ["Reader", "Record", "Sample"]
 class Record:
     """One image of a dataset before its pixels are read.
 
-    `split` is "train" or "test" where the dataset's owner fixed it, otherwise None.
+    `split` is "train" or "test" where the dataset's owner fixed it, otherwise None. Images with the same `case`, the
+    planes of a volume, may be routed together; None: an image of its own.
     """
 
     id: str
     patient: str
     split: str | None = None
+    case: str | None = None
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class VolumeReader:
             digits = max(3, len(str(len(present) - 1)))
             for z, values in enumerate(present):
                 if self._declared.intersection(values):
-                    record = Record(f"{case.id}/{z:0{digits}d}", case.patient, case.split)
+                    record = Record(f"{case.id}/{z:0{digits}d}", case.patient, case.split, case.id)
                     found[record.id] = (record, z)
         if not found:
             raise DataError(

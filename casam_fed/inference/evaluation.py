@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from casam_fed.config import MethodConfig
 from casam_fed.data.prompts import targets_of, tight_boxes
@@ -72,8 +73,11 @@ class Evaluator:
         return self._report(segmenter, [taken] * len(self.data.images), ())
 
     def routed(self, segmenter: Segmenter) -> RouteReport:
-        """Score with every image routed among the segmenter's tasks by its router."""
-        routes = segmenter.route(self.features)
+        """Score with every image, or every case, routed among the segmenter's tasks by its router."""
+        scores = segmenter.scores(self.features)
+        if self.config.route_by == "case":
+            scores = _mean_of_cases(scores, [image.record.case or image.record.id for image in self.data.images])
+        routes = segmenter.routes_of(scores)
         bins = np.digitize([route.strength for route in routes], STRENGTH_EDGES)
         strengths = np.bincount(bins, minlength=len(STRENGTH_EDGES) + 1)
         return self._report(segmenter, [route.task for route in routes], tuple(int(count) for count in strengths))
@@ -143,6 +147,14 @@ class Evaluator:
             boxes = boxes[[(target.plane, target.label) in kept for target in targets.targets]]
             targets = small
         return np.stack([targets.mask(index) for index in range(len(targets))]), boxes
+
+
+def _mean_of_cases(scores: Tensor, cases: Sequence[str]) -> Tensor:
+    """Return for every image the mean of the scores [B, T] of all images of its case."""
+    numbers = {case: number for number, case in enumerate(dict.fromkeys(cases))}
+    of = torch.tensor([numbers[case] for case in cases])
+    sums = scores.new_zeros(len(numbers), scores.shape[1]).index_add_(0, of, scores)
+    return (sums / torch.bincount(of)[:, None])[of]
 
 
 def _means(rows: Sequence[Sequence[float]]) -> dict[str, float]:

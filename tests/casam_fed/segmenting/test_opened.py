@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,18 @@ def test_a_case_is_routed_by_the_mean_of_its_planes_and_as_in_training(world, op
     assert found.route.bank == opened.digest
     assert found.route.entry == opened.segmenter.digests["organ"]
     assert found.route.why.startswith("organ of organ-clinic claims it: its score")
+
+
+def test_evaluation_routes_a_volume_as_one_too_unless_told_otherwise(world, opened):
+    found = {}
+    for way in ("case", "image"):
+        evaluator = world.evaluator("organ")
+        evaluator.config = replace(evaluator.config, route_by=way)
+        evaluator.features = evaluator.features.clone()
+        evaluator.features[0] = 9.0  # A plane that is like nothing else.
+        found[way] = evaluator.routed(opened.segmenter).chosen
+    assert sorted(found["image"].items()) == [("organ", 3), ("unknown", 1)]
+    assert list(found["case"].values()) == [4]
 
 
 def test_noise_is_unknown_and_goes_to_plain_sam(opened):
