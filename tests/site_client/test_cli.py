@@ -110,7 +110,8 @@ class TestHelp:
     def test_it_shows_the_ladder_in_the_order_in_which_it_is_climbed(self):
         printed = called("--help")
         names = re.findall(r"^  (\w+) +[A-Z]", printed.partition("Commands:")[2], re.MULTILINE)
-        assert names == ["init", "doctor", "check", "train", "preview", "join", "status", "sync", "rotate"]
+        ladder = ["init", "doctor", "check", "train", "preview", "join", "segment", "status", "sync", "rotate"]
+        assert names == ladder
         for name in names:
             assert called(name, "--help").code == 0
 
