@@ -40,8 +40,9 @@ SLOW = (
     "casam_fed/drawn",
     "casam_fed/host/test_supervision.py",
     "casam_fed/routing/test_overlap.py",
+    "casam_fed/segmenting/test_command.py",
 )
-"""What `--fast` leaves out: tests of whole federations, of crashes, of training, and of every defect of an export."""
+"""What `--fast` leaves out: whole federations and commands, crashes, training, and every defect of an export."""
 
 TINY = Geometry(64, 16, 32, 32, 2, 2, 2, (1,), 64, 2, 32)
 

@@ -58,7 +58,7 @@ def test_both_annotated_frames_are_read_in_the_order_of_the_classes(tmp_path: Pa
     reader: Reader = open_acdc(tmp_path)
     assert reader.classes == ("left ventricle", "myocardium", "right ventricle")
     ids = [f"patient001_frame{frame}/00{z}" for frame in ("01", "12") for z in (1, 2)]
-    assert reader.records() == [Record(name, "patient001", None) for name in ids]
+    assert reader.records() == [Record(name, "patient001", None, name.rpartition("/")[0]) for name in ids]
     assert reader.notes == ["4 of 8 slices have no foreground and are left out."]
     first, second, *_ = map(reader.read, reader.records())
     assert {name: int(mask.sum()) for name, mask in first.masks.items()} == {

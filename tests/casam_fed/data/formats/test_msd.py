@@ -67,7 +67,7 @@ def test_training_cases_are_read_with_our_names_for_the_labels(tmp_path: Path) -
     reader: Reader = open_msd(prostate(tmp_path), ZONES)
     assert reader.classes == ZONES
     ids = [f"{case}/00{z}" for case in ("prostate_00", "prostate_16") for z in (1, 2, 3)]
-    assert reader.records() == [Record(name, name[:11], None) for name in ids]
+    assert reader.records() == [Record(name, name[:11], None, name[:11]) for name in ids]
     assert reader.notes == ["4 of 10 slices have no foreground and are left out."]
     sample = reader.read(reader.records()[1])
     assert {name: int(mask.sum()) for name, mask in sample.masks.items()} == dict.fromkeys(ZONES, 6)

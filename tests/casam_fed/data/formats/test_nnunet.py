@@ -60,7 +60,7 @@ def test_volumes_are_read_slice_by_slice(tmp_path: Path, ending: str) -> None:
     reader: Reader = open_nnunet(dataset(tmp_path, ending))
     assert reader.classes == ("edema", "core")
     ids = [f"BRATS_00{case}/00{z}" for case in (1, 2) for z in (1, 2)]
-    assert reader.records() == [Record(name, name[:9], None) for name in ids]
+    assert reader.records() == [Record(name, name[:9], None, name[:9]) for name in ids]
     assert reader.notes == ["4 of 8 slices have no foreground and are left out."]
     sample = reader.read(reader.records()[1])
     assert np.array_equal(sample.masks["edema"], LABELS[2] == 1)

@@ -40,7 +40,7 @@ def test_cases_are_found_up_to_two_folders_down(tmp_path: Path) -> None:
     reader: Reader = open_promise12(tmp_path)
     assert reader.classes == ("prostate",)
     ids = [f"{name}/00{z}" for name in ("Case00", "Case03", "Case17") for z in (1, 2)]
-    assert reader.records() == [Record(name, name[:6], None) for name in ids]
+    assert reader.records() == [Record(name, name[:6], None, name[:6]) for name in ids]
     assert reader.notes == ["6 of 12 slices have no foreground and are left out."]
 
 
