@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from aggregator.authority import renew_server_certificate
 from aggregator.home import Home, host_and_port
 from casam_fed.errors import SupervisionError
-from casam_fed.host.processes import port_holder
+from casam_fed.host.processes import module_command, port_holder
 from casam_fed.host.supervision import Child
 
 __all__ = ["check_ports", "children"]
@@ -57,10 +56,9 @@ def children(home: Home) -> tuple[Child, ...]:
         *("--disable-runtime-dependency-installation", "--isolation", "process"),
         *("--superexec-auth-secret-file", str(home.superexec_secret)),
     )
-    # -P: a file in the folder where somebody types is no module of ours.
-    superexec = (sys.executable, "-P", "-m", "aggregator.superexec", str(home.path))
+    superexec = (*module_command("aggregator.superexec"), str(home.path))
     gateway = (
-        *(sys.executable, "-P", "-m", "aggregator.gateway", "--listen", home.config.listen, "--upstream", address),
+        *(*module_command("aggregator.gateway"), "--listen", home.config.listen, "--upstream", address),
         *("--ca", ca, "--certificate", certificate, "--key", certificate),
     )
     return (

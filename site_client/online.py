@@ -1,7 +1,6 @@
 """A site online: a SuperNode that talks to the aggregator, and beside it the process that answers (site_client.serve)."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -9,7 +8,7 @@ from typing import TypeVar
 from casam_fed.errors import BankError, ExchangeError
 from casam_fed.host.files import write_atomically
 from casam_fed.host.line_log import read_lines
-from casam_fed.host.processes import free_port
+from casam_fed.host.processes import free_port, module_command
 from casam_fed.host.supervision import Child, Supervisor
 from casam_fed.wire.enrolment import Welcome
 from site_client.home import SiteHome
@@ -111,8 +110,7 @@ def online(home: SiteHome, welcome: Welcome, say: Callable[[str], None]) -> Iter
     """
     home.stopped.unlink(missing_ok=True)
     port = free_port()
-    # -P: a file in the folder where somebody types is no module of ours.
-    serve = (sys.executable, "-P", "-m", "site_client.serve", str(home.path), "--runtime", f"127.0.0.1:{port}")
+    serve = (*module_command("site_client.serve"), str(home.path), "--runtime", f"127.0.0.1:{port}")
     # Whatever Flower keeps of a run stays below the site's folder.
     environment = {"FLWR_HOME": str(home.work / "flower")}
     children = (

@@ -55,7 +55,9 @@ class Reader(Protocol):
 
     classes: tuple[str, ...]
     notes: list[str]
-    intensity: Intensity | None
+
+    @property
+    def intensity(self) -> Intensity | None: ...
 
     def records(self) -> list[Record]:
         """Return all records, sorted by id.

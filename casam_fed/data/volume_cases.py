@@ -93,8 +93,7 @@ class VolumeReader:
         assert self._cases
         self._values = {name: value if isinstance(value, tuple) else (value,) for name, value in classes.items()}
         self._declared = {value for values in self._values.values() for value in values}
-        self._how_grey: Intensity = intensity or Percentiles()
-        self.intensity: Intensity | None = self._how_grey
+        self.intensity: Intensity = intensity or Percentiles()
         self._cache = cache
         self._opened: _Opened | None = None
         self.classes: tuple[str, ...] = tuple(self._values)
@@ -152,7 +151,7 @@ class VolumeReader:
         label = _label_volume(case.label)
         image = open_volume(case.image, case.channel, view="acquired")
         _require_same_grid(image, label)
-        self._opened = _Opened(case, image, label, self._how_grey.limits(image.planes))
+        self._opened = _Opened(case, image, label, self.intensity.limits(image.planes))
         return self._opened
 
     def _present(self, values: npt.NDArray[Any], path: Path) -> list[int]:

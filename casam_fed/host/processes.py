@@ -1,16 +1,25 @@
-"""Processes and ports of this machine: who carries a mark in the environment, and who holds a port."""
+"""Processes and ports of this machine: how ours are started, who carries a mark, and who holds a port."""
 
 import contextlib
 import errno
 import os
 import socket
+import sys
 import time
 
 import psutil
 
-__all__ = ["end_marked", "free_port", "marked", "port_holder"]
+__all__ = ["end_marked", "free_port", "marked", "module_command", "port_holder"]
 
 _PATIENCE_S = 60.0
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """Return the command that runs a module of ours with this Python.
+
+    With -P no file in the working folder, where somebody types among downloads, is taken for a module.
+    """
+    return sys.executable, "-P", "-m", module
 
 
 def marked(variable: str, value: str, seen: set[psutil.Process]) -> list[psutil.Process]:

@@ -8,7 +8,7 @@ costs one pass, not one per stage.
 import json
 import math
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -151,10 +151,13 @@ class Evaluator:
 
 def _mean_of_cases(scores: Tensor, cases: Sequence[str]) -> Tensor:
     """Return for every image the mean of the scores [B, T] of all images of its case."""
-    numbers = {case: number for number, case in enumerate(dict.fromkeys(cases))}
-    of = torch.tensor([numbers[case] for case in cases])
-    sums = scores.new_zeros(len(numbers), scores.shape[1]).index_add_(0, of, scores)
-    return (sums / torch.bincount(of)[:, None])[of]
+    images: dict[str, list[int]] = defaultdict(list)
+    for number, case in enumerate(cases):
+        images[case].append(number)
+    means = scores.clone()
+    for numbers in images.values():
+        means[numbers] = scores[numbers].mean(0)
+    return means
 
 
 def _means(rows: Sequence[Sequence[float]]) -> dict[str, float]:

@@ -289,8 +289,8 @@ def decode_masks(
     if layer is not None:
         aligned = layer(aligned)
     _require_in_image(prompts, frame)
-    parts = [logits > 0 for logits in _decoded(backbone, aligned, frame, _on_square(prompts, frame), at)]
-    return torch.cat(parts).cpu().numpy()
+    parts = [(logits > 0).cpu() for logits in _decoded(backbone, aligned, frame, _on_square(prompts, frame), at)]
+    return torch.cat(parts).numpy()
 
 
 @torch.no_grad()
@@ -330,8 +330,8 @@ def decode_prompts(
             parts["points"] = torch.from_numpy(on_square)
             parts["labels"] = torch.tensor([[1] * len(each.inside) + [0] * len(each.outside) for each in group])
         given = Prompts(torch.zeros(len(group), dtype=torch.int64), **parts)
-        for some, logits in zip(_batched(numbers), _decoded(backbone, aligned, frame, given, "source"), strict=True):
-            yield from zip(some, logits.cpu().numpy(), strict=True)
+        decoded = _decoded(backbone, aligned, frame, given, "source")
+        yield from zip(numbers, (logits for some in decoded for logits in some.cpu().numpy()), strict=True)
 
 
 def _decoded(backbone: Backbone, aligned: Tensor, frame: Frame, prompts: Prompts, at: Place) -> Iterator[Tensor]:
@@ -340,11 +340,6 @@ def _decoded(backbone: Backbone, aligned: Tensor, frame: Frame, prompts: Prompts
     for start in range(0, max(len(prompts), 1), _PROMPTS_AT_ONCE):
         logits, _ = backbone.decode(aligned, prompts[start : start + _PROMPTS_AT_ONCE])
         yield bring(logits)
-
-
-def _batched(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
-    for start in range(0, len(numbers), _PROMPTS_AT_ONCE):
-        yield numbers[start : start + _PROMPTS_AT_ONCE]
 
 
 def _on_square(prompts: npt.NDArray[np.floating], frame: Frame) -> Prompts:

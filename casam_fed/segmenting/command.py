@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -187,9 +188,9 @@ def _listed(given: Sequence[Path]) -> list[Path]:
 def _stems(files: Sequence[Path]) -> dict[Path, str]:
     """Return what the names of each file's masks begin with: its own name, and more of it where two are alike."""
     plain = {path: without_suffix(path) for path in files}
-    alike = [stem for stem in plain.values() if list(plain.values()).count(stem) > 1]
+    times = Counter(plain.values())
     named = {
-        path: "_".join(path.parts[-2:]).replace(os.sep, "") if stem in alike else stem for path, stem in plain.items()
+        path: "_".join(path.parts[-2:]).replace(os.sep, "") if times[stem] > 1 else stem for path, stem in plain.items()
     }
     if len(set(named.values())) < len(files):
         raise DataError("two files have the same name in folders of the same name; segment them into different --out")

@@ -1,6 +1,7 @@
 """Files are decoded in a process of their own: what harms it costs one file, and the next is decoded by a new one.
 
-The process gets a path a line and answers with a line of JSON and, where it could read the file, the bytes of its pixels.
+The process gets a path a line and answers with JSON, its length in eight digits before it, and, where it could read the
+file, the bytes of its pixels.
 It may use so much memory, may write nothing, and what takes too long is ended with it.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 from casam_fed.data.raster import MAX_PIXELS
 from casam_fed.data.volume import MAX_VOXELS, Volume
 from casam_fed.errors import CasamError, DataError
+from casam_fed.host.processes import module_command
 from casam_fed.segmenting.case import Case, Grid, read_case
 
 __all__ = ["Decoder"]
@@ -32,6 +34,7 @@ _MEMORY: Final = 12 << 30
 
 _MOST_BYTES: Final = max(3 * MAX_PIXELS, 8 * MAX_VOXELS)
 _MOST_HEAD: Final = 1 << 20
+_LENGTH: Final = 8
 _TYPES: Final = frozenset("iuf")
 
 
@@ -54,8 +57,7 @@ class Decoder:
     def start(self) -> subprocess.Popen[bytes]:
         """Start the process where there is none: whoever has other things to do first need not wait for it later."""
         if self._process is None:
-            # -P: a file in the folder where somebody types, which may be full of downloads, is no module of ours.
-            command = [sys.executable, "-P", "-m", "casam_fed.segmenting.decoding", str(self._memory)]
+            command = [*module_command("casam_fed.segmenting.decoding"), str(self._memory)]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
@@ -75,8 +77,10 @@ class Decoder:
         try:
             process.stdin.write(wish + b"\n")
             process.stdin.flush()
-            head = self._line(process.stdout, deadline)
-            said = json.loads(head)
+            length = int(self._exactly(process.stdout, _LENGTH, deadline))
+            if not 0 < length <= _MOST_HEAD:
+                raise ValueError("so long a head")
+            said = json.loads(self._exactly(process.stdout, length, deadline))
             if "error" in said:
                 raise DataError(str(said["error"]).replace(str(path.absolute()), str(path)))
             size = int(said["bytes"])
@@ -91,14 +95,6 @@ class Decoder:
             name = signal.Signals(number).name if number in list(signal.Signals) else "no more to say"
             problem = f"ended the process that decoded it ({name})"
         raise DataError(f"{path} {problem}; it is damaged, or larger than it seems: export it again, or crop it")
-
-    def _line(self, stream: IO[bytes], deadline: float) -> bytes:
-        line = b""
-        while not line.endswith(b"\n"):
-            line += self._some(stream, 1, deadline)
-            if len(line) > _MOST_HEAD:
-                raise ValueError("so long a line")
-        return line
 
     def _exactly(self, stream: IO[bytes], size: int, deadline: float) -> bytearray:
         data = bytearray(size)
@@ -167,7 +163,7 @@ def _case(path: Path, said: dict[str, Any], data: bytearray) -> Case:
 
 
 def _told(case: Case) -> tuple[dict[str, Any], memoryview]:
-    """Return the line and the bytes that describe a case."""
+    """Return the head and the bytes that describe a case."""
     values = case.picture if case.volume is None else case.volume.planes
     assert values is not None
     whole = np.ascontiguousarray(values)
@@ -217,7 +213,8 @@ def _serve(memory: int) -> None:
         resource.setrlimit(limit, (most, most))
     for line in sys.stdin.buffer:
         head, pixels = _answer(line)
-        out.write(json.dumps(head).encode() + b"\n")
+        described = json.dumps(head).encode()
+        out.write(f"{len(described):0{_LENGTH}}".encode() + described)
         out.write(pixels)
         out.flush()
 

@@ -20,6 +20,7 @@ from casam_fed.errors import BankError, ConfigError, DataError
 from casam_fed.inference.segmenter import Prompt, Route, Segmenter, decode_prompts
 from casam_fed.method.embeddings import as_stored
 from casam_fed.routing.pooling import pool
+from casam_fed.routing.route import RouterKind
 from casam_fed.segmenting.case import Case, Marked, picture_of, read_case
 from casam_fed.segmenting.prompt_file import marked_in
 
@@ -27,8 +28,6 @@ __all__ = ["CaseRoute", "Found", "OpenedBank", "bank_folder", "open_bank", "segm
 
 _FARTHEST = 1e3
 """An alignment layer that moves an embedding to so many times its size has gone wrong; those measured stay below 3."""
-
-Router = Literal["gaussian", "vae"]
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,10 @@ class OpenedBank:
             ConfigError: the bank has no such task.
             BankError: an entry's file is missing or damaged.
         """
-        case = (
-            image
-            if isinstance(image, Case)
-            else read_case(Path(image))
-            if isinstance(image, str | Path)
-            else picture_of(image)
-        )
+        if isinstance(image, str | Path):
+            case = read_case(Path(image))
+        else:
+            case = image if isinstance(image, Case) else picture_of(image)
         return self.segment_marked(case, marked_in(boxes or {}, points or {}), task=task)
 
     def segment_marked(
@@ -224,7 +220,7 @@ class OpenedBank:
                 features = torch.cat([pool(embedding[None].float()) for embedding in embedded[intensity]])
                 scored[intensity] = self.segmenter.scores(features).mean(0)
             columns.append(scored[intensity][number])
-        scores = torch.stack(columns)[None] if columns else torch.empty(1, 0, dtype=torch.float64)
+        scores = torch.stack(columns)[None]
         asked = [number for number, name in enumerate(self.tasks) if name in self.own]
         rest = [number for number in range(len(self.tasks)) if number not in asked]
         for numbers in (asked, rest) if asked and rest else (range(len(self.tasks)),):
@@ -236,9 +232,7 @@ class OpenedBank:
     def _told(self, found: Route, task: str) -> CaseRoute:
         taken = found.task if task == "auto" else None if task == "none" else task
         near = f"its score {found.score:.4g} is {{}} the threshold {found.threshold:.4g} of {found.nearest}"
-        if found.nearest is None:
-            why = "the bank has no task yet: plain SAM"
-        elif found.task is None:
+        if found.task is None:
             why = f"no task knows this image: {near.format('above')} (strength of unknown {found.strength:.2f}): plain SAM"
         else:
             first = ", which is asked first," if found.task in self.own else ""
@@ -278,7 +272,7 @@ class OpenedBank:
 
 
 def open_bank(
-    folder: Path | str, *, router: Router = "gaussian", device: str = "auto", own: str | None = None
+    folder: Path | str, *, router: RouterKind = "gaussian", device: str = "auto", own: str | None = None
 ) -> OpenedBank:
     """Open a bank to segment with; it needs no network, and writes nothing.
 

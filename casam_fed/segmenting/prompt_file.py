@@ -128,9 +128,7 @@ def _rows(path: Path, kind: str) -> Iterator[tuple[str, _Row]]:
             yield where, _Row(file, label, target, low, high)
         else:
             point = tuple(_number(values[axis], axis, where) for axis in _CLICK if axis in given)
-            positive = str(values.get("positive", "") or "1").strip().lower()
-            if "positive" in given and values["positive"] in (0, False):
-                positive = "0"
+            positive = str(values["positive"]).strip().lower() if "positive" in given else "1"
             if positive not in ("0", "1", "true", "false"):
                 raise DataError(
                     f"{where}: positive is {positive[:20]!r}; write 1 for a click inside, 0 for one outside"
